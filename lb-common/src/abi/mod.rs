@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Layouts of every map that the packet path and the agent share.
+//!
+//! One map, one file. All types are `#[repr(C)]` without hidden padding, ports in host order,
+//! addresses in reading order, zero meaning "none" unless a field says otherwise.
+//! Their size is asserted at compile time. See the README for the table of maps.
+
+mod backend;
+mod conn;
+mod frontend;
+mod iface;
+mod slot;
+
+pub use backend::{Backend, BackendState};
+pub use conn::{Conn, ConnKey, ConnState, Direction};
+pub use frontend::{Algorithm, Frontend, FrontendFlags, FrontendKey};
+pub use iface::{Iface, IfaceFlags};
+pub use slot::{List, SlotKey};
+
+/// Version of all layouts together; stored beside the pins, checked by the loader.
+pub const LAYOUT_VERSION: u32 = 1;
+
+/// Names of the maps as pinned, at most 15 characters so that bpftool shows them whole.
+pub mod names {
+    /// Frontends of IPv4.
+    pub const FRONTENDS_V4: &str = "FRONTENDS_V4";
+    /// Frontends of IPv6.
+    pub const FRONTENDS_V6: &str = "FRONTENDS_V6";
+    /// Slots of both families.
+    pub const SLOTS: &str = "SLOTS";
+    /// Backends of IPv4.
+    pub const BACKENDS_V4: &str = "BACKENDS_V4";
+    /// Backends of IPv6.
+    pub const BACKENDS_V6: &str = "BACKENDS_V6";
+    /// Round-robin positions by service id.
+    pub const CURSORS: &str = "CURSORS";
+    /// Flows of IPv4.
+    pub const CONNS_V4: &str = "CONNS_V4";
+    /// Flows of IPv6.
+    pub const CONNS_V6: &str = "CONNS_V6";
+    /// Managed devices by index.
+    pub const IFACES: &str = "IFACES";
+    /// Counters by reason.
+    pub const REASONS: &str = "REASONS";
+    /// All maps that are pinned, in no particular order.
+    pub const ALL: &[&str] = &[
+        FRONTENDS_V4,
+        FRONTENDS_V6,
+        SLOTS,
+        BACKENDS_V4,
+        BACKENDS_V6,
+        CURSORS,
+        CONNS_V4,
+        CONNS_V6,
+        IFACES,
+        REASONS,
+    ];
+}
+
+/// Sizes that the loader may replace from configuration, as compiled in.
+pub mod limits {
+    /// Service ids, counting from 1; also the length of `CURSORS`.
+    pub const SERVICES: u32 = 65_536;
+    /// Frontends of one family.
+    pub const FRONTENDS: u32 = 65_536;
+    /// Slots of both families together.
+    pub const SLOTS: u32 = 1_048_576;
+    /// Backends of one family.
+    pub const BACKENDS: u32 = 262_144;
+    /// Entries of one connection table; a connection takes two.
+    pub const CONNECTIONS: u32 = 262_144;
+    /// Managed devices.
+    pub const IFACES: u32 = 16_384;
+    /// Backends in one list of one service port, from the width of a slot number.
+    pub const BACKENDS_PER_SERVICE: u32 = 65_535;
+}
+
+/// Protocol numbers of IANA that a frontend may have.
+pub mod proto {
+    /// Transmission Control Protocol.
+    pub const TCP: u8 = 6;
+    /// User Datagram Protocol.
+    pub const UDP: u8 = 17;
+}
+
+/// Declares that a type is plain old data of exactly the sum of its fields' sizes.
+macro_rules! plain {
+    ($type:ty, $size:expr) => {
+        const _: () = assert!(size_of::<$type>() == $size, "hidden padding");
+        // SAFETY: repr(C), the size assertion excludes padding, and every field is an integer or
+        // an array of bytes, for which every bit pattern is valid.
+        unsafe impl bytemuck::Zeroable for $type {}
+        // SAFETY: as above.
+        unsafe impl bytemuck::Pod for $type {}
+    };
+}
+use plain;

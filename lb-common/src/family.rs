@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The two IP families as type parameters.
+//!
+//! Everything that handles packets or tables takes an `F: Family`, so that IPv4 and IPv6 are one
+//! piece of code compiled twice.
+//! **Invariant:** addresses are byte arrays in reading order (network order) everywhere.
+
+/// An IP address as the bytes a person reads: `[u8; 4]` or `[u8; 16]`.
+///
+/// # Safety
+/// Implementors are plain bytes: no padding, every bit pattern valid, `size_of::<Self>() == LEN`.
+pub unsafe trait Address:
+    Copy + Eq + Ord + core::hash::Hash + core::fmt::Debug + AsRef<[u8]> + Send + Sync + 'static
+{
+    /// Bytes in the address.
+    const LEN: usize;
+    /// All bytes zero.
+    const ZERO: Self;
+    /// The address as up to four 32-bit words in network order, the rest zero.
+    fn words(&self) -> [u32; 4];
+}
+
+/// One 32-bit word whose memory holds `bytes[at..at + 4]` in order.
+#[inline(always)]
+fn word(bytes: &[u8], at: usize) -> u32 {
+    u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+// SAFETY: an array of bytes has neither padding nor invalid patterns.
+unsafe impl Address for [u8; 4] {
+    const LEN: usize = 4;
+    const ZERO: Self = [0; 4];
+
+    #[inline(always)]
+    fn words(&self) -> [u32; 4] {
+        [word(self, 0), 0, 0, 0]
+    }
+}
+
+// SAFETY: an array of bytes has neither padding nor invalid patterns.
+unsafe impl Address for [u8; 16] {
+    const LEN: usize = 16;
+    const ZERO: Self = [0; 16];
+
+    #[inline(always)]
+    fn words(&self) -> [u32; 4] {
+        [word(self, 0), word(self, 4), word(self, 8), word(self, 12)]
+    }
+}
+
+/// An IP family.
+pub trait Family: Copy + core::fmt::Debug + Send + Sync + 'static {
+    /// The address type of the family.
+    type Addr: Address;
+    /// True for IPv6.
+    const IS_V6: bool;
+    /// Ethertype in host order.
+    const ETHERTYPE: u16;
+    /// `AF_INET` or `AF_INET6`.
+    const AF: u8;
+    /// The family's name in tables and metrics.
+    const NAME: &'static str;
+}
+
+/// IPv4.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct V4;
+
+/// IPv6.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct V6;
+
+impl Family for V4 {
+    type Addr = [u8; 4];
+    const IS_V6: bool = false;
+    const ETHERTYPE: u16 = 0x0800;
+    const AF: u8 = 2;
+    const NAME: &'static str = "IPv4";
+}
+
+impl Family for V6 {
+    type Addr = [u8; 16];
+    const IS_V6: bool = true;
+    const ETHERTYPE: u16 = 0x86dd;
+    const AF: u8 = 10;
+    const NAME: &'static str = "IPv6";
+}

@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+#![doc = include_str!("../README.md")]
+#![cfg_attr(not(test), no_std)]
+
+pub mod abi;
+mod family;
+mod reason;
+
+pub use family::{Address, Family, V4, V6};
+pub use reason::{Class, Reason};
