@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The boundary between what is wanted and where it is kept: [`Tables`].
+//!
+//! `datapath` implements it on pinned maps, [`Memory`] on ordinary ones for tests and for
+//! `lb-agent plan`. [`Memory`] can be told to be full or to fail, because the way back from a
+//! failed write is part of the design.
+//! **Invariant:** an implementation carries out single writes and decides nothing.
+
+use std::collections::BTreeSet;
+
+use crate::model::tables::{Op, TableContent, TableOp};
+
+/// Where the tables are kept.
+pub trait Tables {
+    /// Carries out one write. After an error the table is as it was before.
+    fn apply(&mut self, op: &Op) -> Result<(), ApplyError>;
+
+    /// Reads everything back; called once at start, to find the ids that are in use.
+    fn dump(&self) -> Result<TableContent, DumpError>;
+}
+
+/// A write that did not happen. Both kinds are worth another try later.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// The map has no room: fewer objects, or a larger limit, are needed.
+    #[error("{op}: map {map} is full ({limit} entries)")]
+    Full {
+        /// The pinned name of the map.
+        map: &'static str,
+        /// Entries that it was created for.
+        limit: u32,
+        /// The write in words.
+        op: String,
+    },
+    /// The kernel refused.
+    #[error("{op}: write map {map}")]
+    Io {
+        /// The pinned name of the map.
+        map: &'static str,
+        /// The write in words.
+        op: String,
+        /// What the kernel said.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+impl ApplyError {
+    /// The write `op` found no room in its map of `limit` entries.
+    pub fn full(op: &Op, limit: u32) -> Self {
+        Self::Full {
+            map: op.map(),
+            limit,
+            op: op.to_string(),
+        }
+    }
+
+    /// The write `op` was refused.
+    pub fn io(op: &Op, source: std::io::Error) -> Self {
+        Self::Io {
+            map: op.map(),
+            op: op.to_string(),
+            source,
+        }
+    }
+}
+
+/// The tables could not be read back; nothing may be written over unknown contents.
+#[derive(Debug, thiserror::Error)]
+#[error("read map {map}")]
+pub struct DumpError {
+    /// The pinned name of the map.
+    pub map: &'static str,
+    /// What the kernel said.
+    #[source]
+    pub source: std::io::Error,
+}
+
+/// Tables in memory, with faults on request.
+#[derive(Clone, Debug, Default)]
+pub struct Memory {
+    content: TableContent,
+    log: Vec<Op>,
+    fail_at: BTreeSet<usize>,
+    tries: usize,
+    limit: Option<u32>,
+}
+
+impl Memory {
+    /// Tables that hold `content` already, as after a restart.
+    pub fn with_content(content: TableContent) -> Self {
+        Self {
+            content,
+            ..Self::default()
+        }
+    }
+
+    /// Makes the `n`-th write from now on fail, counting from 0; the later ones work again.
+    pub fn fail_nth(&mut self, n: usize) {
+        self.fail_at.insert(self.tries + n);
+    }
+
+    /// Gives every map room for `entries`, or any number with none.
+    pub fn set_limit(&mut self, entries: Option<u32>) {
+        self.limit = entries;
+    }
+
+    /// What the tables hold.
+    pub fn content(&self) -> &TableContent {
+        &self.content
+    }
+
+    /// Takes the writes that were carried out since the last call, in their order.
+    pub fn take_log(&mut self) -> Vec<Op> {
+        std::mem::take(&mut self.log)
+    }
+
+    /// Entries in the map that a put would add to, or none when it would not grow.
+    fn entries_before(&self, op: &Op) -> Option<usize> {
+        let TableContent { v4, v6, slots } = &self.content;
+        match op {
+            Op::V4(TableOp::PutFrontend(key, _)) => {
+                (!v4.frontends.contains_key(key)).then_some(v4.frontends.len())
+            }
+            Op::V6(TableOp::PutFrontend(key, _)) => {
+                (!v6.frontends.contains_key(key)).then_some(v6.frontends.len())
+            }
+            Op::V4(TableOp::PutBackend(id, _)) => {
+                (!v4.backends.contains_key(id)).then_some(v4.backends.len())
+            }
+            Op::V6(TableOp::PutBackend(id, _)) => {
+                (!v6.backends.contains_key(id)).then_some(v6.backends.len())
+            }
+            Op::PutSlot(key, _) => (!slots.contains_key(key)).then_some(slots.len()),
+            Op::V4(TableOp::DeleteFrontend(_) | TableOp::DeleteBackend(_))
+            | Op::V6(TableOp::DeleteFrontend(_) | TableOp::DeleteBackend(_))
+            | Op::DeleteSlot(_) => None,
+        }
+    }
+}
+
+impl Tables for Memory {
+    fn apply(&mut self, op: &Op) -> Result<(), ApplyError> {
+        let number = self.tries;
+        self.tries += 1;
+        if self.fail_at.remove(&number) {
+            return Err(ApplyError::io(op, std::io::Error::other("injected fault")));
+        }
+        if let (Some(limit), Some(entries)) = (self.limit, self.entries_before(op))
+            && entries >= usize::try_from(limit).unwrap_or(usize::MAX)
+        {
+            return Err(ApplyError::full(op, limit));
+        }
+        self.content.apply(op);
+        self.log.push(*op);
+        Ok(())
+    }
+
+    fn dump(&self) -> Result<TableContent, DumpError> {
+        Ok(self.content.clone())
+    }
+}
