@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Compiles the BPF programs of lb-ebpf, so that a plain `cargo build` is all it takes.
+//!
+//! The object lands in `OUT_DIR/lb-ebpf.o`; the loader includes it from there. The inner cargo has a
+//! target directory of its own, because the outer one holds the lock of the usual one.
+//! `LB_SKIP_BPF=1` writes an empty object instead: for editors and documentation.
+//! Read next: lb-ebpf/toolchain.rs, which finds the compiler.
+#![expect(clippy::print_stdout, reason = "a build script speaks to cargo on stdout")]
+
+#[path = "../lb-ebpf/toolchain.rs"]
+mod toolchain;
+
+use std::path::{Path, PathBuf};
+use std::process::{ExitCode, Stdio};
+use std::{env, fs};
+
+/// What the object is made of, relative to the workspace.
+const INPUTS: [&str; 7] = [
+    "Cargo.toml",
+    "lb-common/Cargo.toml",
+    "lb-common/src",
+    "lb-ebpf/Cargo.toml",
+    "lb-ebpf/src",
+    "lb-ebpf/toolchain.rs",
+    "lb-agent/build.rs",
+];
+
+fn main() -> ExitCode {
+    match build() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(sentence) => {
+            println!("cargo::error={sentence}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn build() -> Result<(), String> {
+    let workspace = PathBuf::from(variable("CARGO_MANIFEST_DIR")?).join("..");
+    let out = PathBuf::from(variable("OUT_DIR")?);
+    for input in INPUTS {
+        println!("cargo::rerun-if-changed={}", workspace.join(input).display());
+    }
+    for name in ["LB_SKIP_BPF", "LB_BPF_RUSTC", "LB_BPF_CARGO"] {
+        println!("cargo::rerun-if-env-changed={name}");
+    }
+    let object = out.join("lb-ebpf.o");
+    if env::var_os("LB_SKIP_BPF").is_some_and(|value| value != "0") {
+        println!("cargo::rustc-env=LB_BPF_TOOLCHAIN=none (LB_SKIP_BPF)");
+        return write(&object, &[]);
+    }
+    let toolchain = toolchain::Toolchain::find()?;
+    println!("cargo::rustc-env=LB_BPF_TOOLCHAIN={}", toolchain.describe());
+    let built = compile(&toolchain, &workspace, &out.join("bpf"))?;
+    write(&object, &fs::read(&built).map_err(|e| format!("read {}: {e}", built.display()))?)
+}
+
+/// Builds the programs and returns the path of the ELF object.
+fn compile(
+    toolchain: &toolchain::Toolchain,
+    workspace: &Path,
+    target_dir: &Path,
+) -> Result<PathBuf, String> {
+    let status = toolchain
+        .cargo("build")
+        .current_dir(workspace)
+        .args(["--package", "lb-ebpf", "--bin", "lb-ebpf", "--profile", "bpf", "--locked"])
+        .arg("--target-dir")
+        .arg(target_dir)
+        .stdout(Stdio::null())
+        .status()
+        .map_err(|e| format!("start the cargo for BPF ({}): {e}", toolchain.describe()))?;
+    if !status.success() {
+        return Err(format!(
+            "the BPF programs did not build ({status}; {}): the compiler's words are above",
+            toolchain.describe()
+        ));
+    }
+    Ok(target_dir.join(toolchain::TARGET).join("bpf/lb-ebpf"))
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<(), String> {
+    fs::write(path, bytes).map_err(|e| format!("write {}: {e}", path.display()))
+}
+
+fn variable(name: &str) -> Result<String, String> {
+    env::var(name).map_err(|e| format!("cargo did not set {name}: {e}"))
+}
