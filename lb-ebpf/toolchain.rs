@@ -55,7 +55,10 @@ pub(crate) struct Toolchain {
 impl Toolchain {
     /// Probes the machine. The error is one sentence that says what to do.
     pub(crate) fn find() -> Result<Self, String> {
-        Ok(Self { compiler: Compiler::find()?, linker: find_linker()? })
+        Ok(Self {
+            compiler: Compiler::find()?,
+            linker: find_linker()?,
+        })
     }
 
     /// `cargo <subcommand>` for the BPF target: a clean environment, then the target's flags.
@@ -97,7 +100,10 @@ impl Toolchain {
             Core::BuildStd => "core from rust-src",
         };
         let Compiler { version, rustc, .. } = &self.compiler;
-        format!("{version} at {}, {core}, {TARGET} {TARGET_CPU}", rustc.display())
+        format!(
+            "{version} at {}, {core}, {TARGET} {TARGET_CPU}",
+            rustc.display()
+        )
     }
 }
 
@@ -113,11 +119,14 @@ impl Compiler {
             });
         }
         let mut found: Vec<Self> = candidates().filter_map(|(r, s)| Self::with(r, s)).collect();
-        let best = found.iter().position(|c| c.core == Core::Prebuilt).unwrap_or(0);
+        let best = found
+            .iter()
+            .position(|c| c.core == Core::Prebuilt)
+            .unwrap_or(0);
         if found.is_empty() {
             return Err(format!(
                 "no Rust compiler here has `core` for {TARGET}: run `cargo xtask doctor --fix`, \
-                 or `rustup toolchain install nightly --component rust-src`"
+                 or `rustup component add rust-src`"
             ));
         }
         Ok(found.swap_remove(best))
@@ -133,9 +142,16 @@ impl Compiler {
             return None;
         };
         let cargo = env::var_os("LB_BPF_CARGO").map(PathBuf::from);
-        let cargo = cargo.or_else(|| Some(rustc.with_file_name("cargo")).filter(|c| c.is_file()))?;
+        let cargo =
+            cargo.or_else(|| Some(rustc.with_file_name("cargo")).filter(|c| c.is_file()))?;
         let version = output(Command::new(&rustc).arg("--version"))?;
-        Some(Self { cargo, rustc, core, version, sysroot })
+        Some(Self {
+            cargo,
+            rustc,
+            core,
+            version,
+            sysroot,
+        })
     }
 }
 
@@ -152,14 +168,18 @@ pub(crate) fn find_linker() -> Result<PathBuf, String> {
 /// Compilers with their sysroots: rustup's toolchains by their folders (no process is started
 /// for them), then what lies on the PATH and in /usr/bin.
 fn candidates() -> impl Iterator<Item = (PathBuf, PathBuf)> {
-    let rustup = rustup_toolchains().into_iter().map(|dir| (dir.join("bin/rustc"), dir));
+    let rustup = rustup_toolchains()
+        .into_iter()
+        .map(|dir| (dir.join("bin/rustc"), dir));
     let usual = [PathBuf::from("/usr/bin"), PathBuf::from("/usr/local/bin")];
     let system = path_dirs().chain(usual).filter_map(|dir| {
         let rustc = dir.join("rustc");
         // A rustup proxy stands for a toolchain that the first list has.
         let proxy = dir.join("rustup").exists();
         let own = !proxy && rustc.is_file();
-        let root = dir.parent().filter(|root| root.join("lib/rustlib").is_dir())?;
+        let root = dir
+            .parent()
+            .filter(|root| root.join("lib/rustlib").is_dir())?;
         own.then(|| (rustc, root.to_path_buf()))
     });
     rustup.chain(system)
@@ -167,14 +187,19 @@ fn candidates() -> impl Iterator<Item = (PathBuf, PathBuf)> {
 
 /// Folders of rustup's toolchains, the active one first.
 fn rustup_toolchains() -> Vec<PathBuf> {
-    let Some(root) = home("RUSTUP_HOME", ".rustup") else { return Vec::new() };
-    let Ok(dirs) = fs::read_dir(root.join("toolchains")) else { return Vec::new() };
+    let Some(root) = home("RUSTUP_HOME", ".rustup") else {
+        return Vec::new();
+    };
+    let Ok(dirs) = fs::read_dir(root.join("toolchains")) else {
+        return Vec::new();
+    };
     let mut all: Vec<PathBuf> = dirs.flatten().map(|entry| entry.path()).collect();
     all.sort();
     let active = env::var_os("RUSTUP_TOOLCHAIN").unwrap_or_else(|| OsString::from("stable"));
     let active = active.to_string_lossy().into_owned();
     all.sort_by_key(|dir| {
-        !dir.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&active))
+        !dir.file_name()
+            .is_some_and(|name| name.to_string_lossy().starts_with(&active))
     });
     all
 }
@@ -193,17 +218,37 @@ fn llvm_dir(compiler: &Compiler) -> Option<PathBuf> {
 fn is_inherited_build_state(name: &OsStr) -> bool {
     let name = name.to_string_lossy();
     let kept = ["CARGO_HOME", "CARGO_BUILD_JOBS", "CARGO_TERM_COLOR"].contains(&name.as_ref())
-        || ["CARGO_HTTP_", "CARGO_NET_", "CARGO_REGISTR", "CARGO_SOURCE_"]
-            .iter()
-            .any(|prefix| name.starts_with(prefix));
+        || [
+            "CARGO_HTTP_",
+            "CARGO_NET_",
+            "CARGO_REGISTR",
+            "CARGO_SOURCE_",
+        ]
+        .iter()
+        .any(|prefix| name.starts_with(prefix));
     let leaks = name.starts_with("CARGO")
         || name.starts_with("RUSTC")
         || name.starts_with("DEP_")
         || name.starts_with("CLIPPY_")
-        || ["RUSTFLAGS", "RUSTDOC", "RUSTDOCFLAGS", "RUSTUP_TOOLCHAIN", "MAKEFLAGS", "MFLAGS"]
-            .contains(&name.as_ref())
-        || ["TARGET", "HOST", "OUT_DIR", "PROFILE", "OPT_LEVEL", "DEBUG", "NUM_JOBS"]
-            .contains(&name.as_ref());
+        || [
+            "RUSTFLAGS",
+            "RUSTDOC",
+            "RUSTDOCFLAGS",
+            "RUSTUP_TOOLCHAIN",
+            "MAKEFLAGS",
+            "MFLAGS",
+        ]
+        .contains(&name.as_ref())
+        || [
+            "TARGET",
+            "HOST",
+            "OUT_DIR",
+            "PROFILE",
+            "OPT_LEVEL",
+            "DEBUG",
+            "NUM_JOBS",
+        ]
+        .contains(&name.as_ref());
     leaks && !kept
 }
 
@@ -227,8 +272,12 @@ fn output(command: &mut Command) -> Option<String> {
 }
 
 fn has_file(dir: &Path, prefix: &str) -> bool {
-    let Ok(entries) = fs::read_dir(dir) else { return false };
-    entries.flatten().any(|entry| entry.file_name().to_string_lossy().starts_with(prefix))
+    let Ok(entries) = fs::read_dir(dir) else {
+        return false;
+    };
+    entries
+        .flatten()
+        .any(|entry| entry.file_name().to_string_lossy().starts_with(prefix))
 }
 
 fn path_dirs() -> impl Iterator<Item = PathBuf> {

@@ -55,16 +55,14 @@ reasons! {
     Fragment = 5, "fragment", Drop;
     /// The headers could not be read or written although the packet is ours.
     Malformed = 6, "malformed", Drop;
-    /// An ICMP redirect about a translated flow: followed, it would teach the client a wrong way.
-    Redirect = 7, "redirect", Drop;
     /// A frontend that must be silent, such as a local-only one without a local backend.
-    PolicyDrop = 8, "policy-drop", Drop;
+    PolicyDrop = 7, "policy-drop", Drop;
     /// The flow's source port was changed because its reply tuple was taken.
-    SourcePortChanged = 9, "source-port-changed", Note;
+    SourcePortChanged = 8, "source-port-changed", Note;
     /// A flow left a backend that is gone for another one.
-    Reselected = 10, "reselected", Note;
+    Reselected = 9, "reselected", Note;
     /// Two packets of one new flow raced; the first one's backend was kept.
-    InsertRace = 11, "insert-race", Note;
+    InsertRace = 10, "insert-race", Note;
 }
 
 #[cfg(test)]

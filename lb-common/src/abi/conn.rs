@@ -61,7 +61,8 @@ impl<A: Copy> ConnKey<A> {
     }
 }
 
-/// Bits of [`Conn::state`]: what has been seen of the flow, kept alike in both entries.
+/// What has been seen of a flow: bits of [`Conn::request_seen`] and [`Conn::reply_seen`], kept
+/// alike in both entries.
 pub struct ConnState;
 
 impl ConnState {
@@ -81,6 +82,19 @@ impl ConnState {
     pub const fn is_over(state: u8) -> bool {
         state & Self::RESET != 0 || state & Self::CLOSED == Self::CLOSED
     }
+}
+
+/// How requests reach the backend; the `hop` byte of [`Conn`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Hop {
+    /// By the host's routing.
+    #[default]
+    Routed = 0,
+    /// Across the client's own bridge, as soon as the backend's link-layer address is known.
+    Unresolved = 1,
+    /// Across the client's own bridge, to `next_hop`.
+    Bridged = 2,
 }
 
 /// What to do with the packets of one direction.
@@ -107,16 +121,22 @@ pub struct Conn<A> {
     pub generation: u32,
     /// Low 32 bits of the kernel's jiffies, written at most once a second.
     pub last_seen: u32,
-    /// Link-layer address to send requests to when the backend is on the client's own bridge;
-    /// zero: routed.
+    /// Bits of [`ConnState`] that requests showed; written by requests only, so that the two
+    /// directions cannot lose each other's bits.
+    pub request_seen: u8,
+    /// Bits of [`ConnState`] that replies showed; written by replies only.
+    pub reply_seen: u8,
+    _pad: [u8; 2],
+    /// Request: link-layer address of a backend on the client's own bridge; valid when `hop` is
+    /// [`Hop::Bridged`].
     pub next_hop: [u8; 6],
-    /// Bits of [`ConnState`].
-    pub state: u8,
-    _pad: u8,
+    /// Request: a [`Hop`].
+    pub hop: u8,
+    _pad2: u8,
 }
 
-plain!(Conn<[u8; 4]>, 4 + 2 + 2 + 5 * 4 + 6 + 1 + 1);
-plain!(Conn<[u8; 16]>, 16 + 2 + 2 + 5 * 4 + 6 + 1 + 1);
+plain!(Conn<[u8; 4]>, 4 + 2 + 2 + 5 * 4 + 1 + 1 + 2 + 6 + 1 + 1);
+plain!(Conn<[u8; 16]>, 16 + 2 + 2 + 5 * 4 + 1 + 1 + 2 + 6 + 1 + 1);
 
 impl<A: Copy> Conn<A> {
     /// An entry of a flow that has just begun and is forwarded by routing.
@@ -131,10 +151,19 @@ impl<A: Copy> Conn<A> {
             epoch: 0,
             generation: 0,
             last_seen: now,
+            request_seen: 0,
+            reply_seen: 0,
+            _pad: [0; 2],
             next_hop: [0; 6],
-            state: 0,
-            _pad: 0,
+            hop: Hop::Routed as u8,
+            _pad2: 0,
         }
+    }
+
+    /// Bits of [`ConnState`]: everything seen of the flow in either direction.
+    #[inline(always)]
+    pub const fn state(&self) -> u8 {
+        self.request_seen | self.reply_seen
     }
 
     /// The key of the other direction's entry, given this one's key.

@@ -12,13 +12,17 @@ mod iface;
 mod slot;
 
 pub use backend::{Backend, BackendState};
-pub use conn::{Conn, ConnKey, ConnState, Direction};
+pub use conn::{Conn, ConnKey, ConnState, Direction, Hop};
 pub use frontend::{Algorithm, Frontend, FrontendFlags, FrontendKey};
 pub use iface::{Iface, IfaceFlags};
 pub use slot::{List, SlotKey};
 
 /// Version of all layouts together; stored beside the pins, checked by the loader.
 pub const LAYOUT_VERSION: u32 = 1;
+
+/// A round-robin position, the value of `CURSORS`: 64 bits, because BPF has atomic addition for
+/// those on every kernel and in every compiler.
+pub type Cursor = u64;
 
 /// Names of the maps as pinned, at most 15 characters so that bpftool shows them whole.
 pub mod names {

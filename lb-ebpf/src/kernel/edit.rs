@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! Rewriting a packet as the work record says; the only place where packet bytes change.
+//!
+//! What happens to the transport checksum, by the state the socket buffer is in:
+//! - NONE, UNNECESSARY: the checksum in the packet is complete and gets the difference.
+//! - PARTIAL (sent by a local socket, offload pending): the field holds the sum of the pseudo
+//!   header, so the address counts and the ports do not. Hence two calls, of which only the one
+//!   for the address has `BPF_F_PSEUDO_HDR`.
+//! - COMPLETE: the sum over the packet must stay true as well. For IPv4 the header checksum makes
+//!   up for the address, so the helper corrects the sum by the change of the transport checksum;
+//!   for IPv6 address and transport checksum cancel out, which the helper knows only with
+//!   `BPF_F_IPV6`, set where the kernel has it. A veth never produces COMPLETE.
+//!
+//! UDP's checksum zero means "none" and stays zero.
+
+use core::ffi::c_void;
+use core::ptr;
+
+use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
+use aya_ebpf::helpers::generated::{bpf_l4_csum_replace, bpf_skb_store_bytes};
+use aya_ebpf::programs::TcContext;
+use lb_common::abi::proto;
+use lb_common::{Address as _, Reason};
+use lb_ebpf::checksum;
+use lb_ebpf::path::{Decision, Outcome, Side, Work};
+
+use super::Host;
+
+/// `BPF_F_IPV6` where the kernel has it, else 0; written by the loader.
+#[unsafe(no_mangle)]
+static CSUM_IPV6: u32 = 0;
+
+/// Offsets within the network headers, in bytes.
+const V4_CHECKSUM: u32 = 10;
+const V6_SOURCE: u32 = 8;
+const V6_DESTINATION: u32 = 24;
+
+/// Checksum and addresses of IPv4, as they lie in the packet.
+#[repr(C)]
+struct Ipv4Tail {
+    checksum: [u8; 2],
+    source: [u8; 4],
+    destination: [u8; 4],
+}
+
+/// Carries out `work.edit`.
+#[inline(always)]
+pub(crate) fn edit<F: Host, const L2: u32>(ctx: &TcContext, work: &Work<F::Addr>) -> Outcome {
+    let packet = &work.packet;
+    let new = &work.edit;
+    let old = match new.side {
+        Side::Destination => &packet.destination,
+        Side::Source => &packet.source,
+    };
+    let words = F::Addr::LEN / 4;
+    let difference = checksum::difference(&old.words(), &new.address.words(), words);
+
+    let at = L2 + packet.checksum_offset();
+    let mut flags = u64::from(BPF_F_PSEUDO_HDR);
+    let mut port_flags = 4;
+    if packet.proto == proto::UDP {
+        flags |= u64::from(BPF_F_MARK_MANGLED_0);
+        port_flags |= u64::from(BPF_F_MARK_MANGLED_0);
+    }
+    if F::IS_V6 {
+        // SAFETY: a constant of the program, read volatile because the loader replaces it.
+        flags |= u64::from(unsafe { ptr::read_volatile(&raw const CSUM_IPV6) });
+    }
+    replace_sum(ctx, at, 0, difference, flags)?;
+    let from = ports(packet.source_port, packet.destination_port);
+    let to = ports(new.source_port, new.destination_port);
+    if from != to {
+        replace_sum(ctx, at, from, to, port_flags)?;
+        store(ctx, L2 + packet.l4, &to)?;
+    }
+    if F::IS_V6 {
+        let offset = match new.side {
+            Side::Destination => V6_DESTINATION,
+            Side::Source => V6_SOURCE,
+        };
+        store(ctx, L2 + offset, &new.address)?;
+    } else {
+        let changed = new.address.words()[0].to_ne_bytes();
+        let (source, destination) = match new.side {
+            Side::Destination => (packet.source.words()[0].to_ne_bytes(), changed),
+            Side::Source => (changed, packet.destination.words()[0].to_ne_bytes()),
+        };
+        let checksum = checksum::update(packet.header_checksum, difference);
+        store(
+            ctx,
+            L2 + V4_CHECKSUM,
+            &Ipv4Tail {
+                checksum,
+                source,
+                destination,
+            },
+        )?;
+    }
+    if new.bridged && L2 != 0 {
+        store(ctx, 0, &new.next_hop)?;
+    }
+    Ok(Decision::Edit)
+}
+
+/// Both ports as the word that lies in the packet.
+#[inline(always)]
+fn ports(source: u16, destination: u16) -> u32 {
+    let [s0, s1] = source.to_be_bytes();
+    let [d0, d1] = destination.to_be_bytes();
+    u32::from_ne_bytes([s0, s1, d0, d1])
+}
+
+#[inline(always)]
+fn replace_sum(ctx: &TcContext, at: u32, from: u32, to: u32, flags: u64) -> Result<(), Reason> {
+    // SAFETY: the context is valid; the helper checks the offset.
+    let result =
+        unsafe { bpf_l4_csum_replace(ctx.skb.skb, at, u64::from(from), u64::from(to), flags) };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(Reason::Malformed)
+    }
+}
+
+#[inline(always)]
+fn store<T>(ctx: &TcContext, at: u32, value: &T) -> Result<(), Reason> {
+    // SAFETY: the value is readable for its size; the helper checks the offset.
+    let result = unsafe {
+        bpf_skb_store_bytes(
+            ctx.skb.skb,
+            at,
+            ptr::from_ref(value).cast::<c_void>(),
+            size_of::<T>() as u32,
+            0,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(Reason::Malformed)
+    }
+}

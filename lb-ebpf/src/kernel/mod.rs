@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! The kernel side of the packet path: maps, helpers, packet bytes.
+//!
+//! The only unsafe code and the only use of `aya_ebpf`, one concern per file.
+//! **Invariant:** no decision is taken here; the library in `path/` decides.
+
+mod edit;
+mod maps;
+mod parse;
+mod sock;
+
+pub(crate) use edit::edit;
+pub(crate) use maps::{Host, World, work};
+pub(crate) use parse::{ethertype, parse};

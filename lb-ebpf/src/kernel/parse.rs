@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! Reading the headers of a socket buffer.
+//!
+//! Directly, where they lie in the linear part; a packet whose headers do not is made linear first.
+//! **Invariant:** a packet that is not of IPv4 or IPv6 is not even looked at.
+
+use aya_ebpf::programs::TcContext;
+use bytemuck::Pod;
+use lb_ebpf::packet::{Bytes, Packet};
+
+use super::Host;
+
+/// Most that the headers may take: IPv6 or IPv4 with options, then TCP without.
+const HEADERS: u32 = 60 + 20;
+
+/// The ethertype in host order; with the tag offloaded, of what is inside a VLAN.
+#[inline(always)]
+pub(crate) fn ethertype(ctx: &TcContext) -> u16 {
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the field holds a 16-bit ethertype"
+    )]
+    let protocol = ctx.skb.protocol() as u16;
+    u16::from_be(protocol)
+}
+
+/// The linear part of a socket buffer from the network header on.
+struct Linear {
+    start: usize,
+    end: usize,
+}
+
+impl Bytes for Linear {
+    #[inline(always)]
+    fn read<T: Pod>(&self, offset: u32) -> Option<T> {
+        let start = self.start + offset as usize;
+        if start + size_of::<T>() > self.end {
+            return None;
+        }
+        // SAFETY: within the packet as just checked. The network header is 4-byte aligned where
+        // alignment matters (NET_IP_ALIGN), and every header field read is aligned in it.
+        Some(unsafe { (start as *const T).read() })
+    }
+}
+
+/// Reads the headers; see `lb_ebpf::packet::parse`.
+#[inline(always)]
+pub(crate) fn parse<F: Host, const L2: u32>(
+    ctx: &TcContext,
+    packet: &mut Packet<F::Addr>,
+) -> Option<()> {
+    let wanted = L2 + HEADERS;
+    if ctx.data() + wanted as usize > ctx.data_end()
+        && ctx.data() + ctx.len() as usize > ctx.data_end()
+    {
+        let length = if ctx.len() < wanted {
+            ctx.len()
+        } else {
+            wanted
+        };
+        // When it fails, what is linear is all there is to read.
+        ctx.pull_data(length).ok();
+    }
+    let linear = Linear {
+        start: ctx.data() + L2 as usize,
+        end: ctx.data_end(),
+    };
+    lb_ebpf::packet::parse::<F, _>(&linear, packet)
+}

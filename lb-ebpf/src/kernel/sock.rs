@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! Questions to the kernel's own tables: sockets and routes. Asked once per new flow.
+//!
+//! **Invariant:** an answer that cannot be had is "no": the flow then works as it would without
+//! the question, save for the rare collision that the question is about.
+
+use aya_ebpf::bindings::{
+    BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup as FibLookup,
+    bpf_sock_tuple as SockTuple,
+};
+use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_sk_release, bpf_skc_lookup_tcp};
+use lb_common::Address as _;
+use lb_common::abi::{ConnKey, IfaceFlags};
+use lb_ebpf::tables::NextHop;
+
+use super::{Host, World};
+
+/// States of TCP sockets (include/net/tcp_states.h) that hold no connection.
+const TIME_WAIT: u32 = 6;
+const CLOSE: u32 = 7;
+const LISTEN: u32 = 10;
+
+impl World {
+    /// Whether the namespace behind the device has a connection of its own with the tuple that
+    /// the reply would have. Only a veth's other end can be asked.
+    #[inline(always)]
+    pub(super) fn client_has_socket<F: Host>(&self, reply: &ConnKey<F::Addr>) -> bool {
+        let Some(iface) = self.iface() else {
+            return false;
+        };
+        if iface.flags & IfaceFlags::PEER_NETNS == 0 {
+            return false;
+        }
+        // SAFETY: all bytes zero is a valid tuple.
+        let mut tuple: SockTuple = unsafe { core::mem::zeroed() };
+        let from = reply.source.words();
+        let to = reply.destination.words();
+        let size = if F::IS_V6 {
+            // SAFETY: the union's member for this family.
+            let v6 = unsafe { &mut tuple.__bindgen_anon_1.ipv6 };
+            v6.saddr = from;
+            v6.daddr = to;
+            v6.sport = reply.source_port.to_be();
+            v6.dport = reply.destination_port.to_be();
+            36
+        } else {
+            // SAFETY: the union's member for this family.
+            let v4 = unsafe { &mut tuple.__bindgen_anon_1.ipv4 };
+            v4.saddr = from[0];
+            v4.daddr = to[0];
+            v4.sport = reply.source_port.to_be();
+            v4.dport = reply.destination_port.to_be();
+            12
+        };
+        // SAFETY: the context is valid, the tuple is on our stack and `size` says which member.
+        unsafe {
+            let sock = bpf_skc_lookup_tcp(
+                self.skb.cast(),
+                &raw mut tuple,
+                size,
+                u64::from(iface.peer_netns),
+                0,
+            );
+            if sock.is_null() {
+                return false;
+            }
+            let state = (*sock).state;
+            bpf_sk_release(sock.cast());
+            state != LISTEN && state != TIME_WAIT && state != CLOSE
+        }
+    }
+
+    /// Whether the destination is behind the bridge that the device is a port of.
+    #[inline(always)]
+    pub(super) fn bridge_hop<F: Host>(&self, destination: &F::Addr) -> NextHop {
+        let Some(iface) = self.iface() else {
+            return NextHop::Routed;
+        };
+        if iface.bridge == 0 {
+            return NextHop::Routed;
+        }
+        // SAFETY: all bytes zero is a valid request.
+        let mut request: FibLookup = unsafe { core::mem::zeroed() };
+        request.family = F::AF;
+        request.ifindex = iface.bridge;
+        let words = destination.words();
+        if F::IS_V6 {
+            request.__bindgen_anon_4.ipv6_dst = words;
+        } else {
+            request.__bindgen_anon_4.ipv4_dst = words[0];
+        }
+        // SAFETY: the context is valid and the request is on our stack with its own size.
+        let result = unsafe {
+            bpf_fib_lookup(
+                self.skb.cast(),
+                &raw mut request,
+                size_of::<FibLookup>() as i32,
+                0,
+            )
+        };
+        if request.ifindex != iface.bridge {
+            return NextHop::Routed;
+        }
+        if result == i64::from(BPF_FIB_LKUP_RET_SUCCESS) {
+            return NextHop::Bridged(request.dmac);
+        }
+        if result == i64::from(BPF_FIB_LKUP_RET_NO_NEIGH) {
+            return NextHop::Unresolved;
+        }
+        NextHop::Routed
+    }
+}

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! The programs as the kernel loads them: hooks, and the one place where a reason's class becomes
+//! an action.
+//!
+//! Everything that is decided is decided in the library; `kernel/` reads, asks and writes.
+//! **Invariant:** pass is `TC_ACT_UNSPEC`, never `TC_ACT_OK`, so that the programs of others
+//! before and after ours see every packet. On the host this binary is empty.
+#![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
+
+#[cfg(target_arch = "bpf")]
+mod kernel;
+
+#[cfg(target_arch = "bpf")]
+mod hooks {
+    use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
+    use aya_ebpf::macros::classifier;
+    use aya_ebpf::programs::TcContext;
+    use lb_common::{Class, Family as _, Reason, V4, V6};
+    use lb_ebpf::path::{self, Decision, Outcome};
+    use lb_ebpf::tables::Tables;
+
+    use crate::kernel::{Host, World, edit, ethertype, parse, work};
+
+    /// Length of an Ethernet header, in bytes.
+    const ETHERNET: u32 = 14;
+
+    /// tc ingress of a device with Ethernet headers.
+    #[classifier]
+    fn lb_tc_ingress(ctx: TcContext) -> i32 {
+        ingress::<ETHERNET>(&ctx)
+    }
+
+    /// tc egress of a device with Ethernet headers.
+    #[classifier]
+    fn lb_tc_egress(ctx: TcContext) -> i32 {
+        egress::<ETHERNET>(&ctx)
+    }
+
+    /// tc ingress of a device without link-layer headers.
+    #[classifier]
+    fn lb_tc_ingress_l3(ctx: TcContext) -> i32 {
+        ingress::<0>(&ctx)
+    }
+
+    /// tc egress of a device without link-layer headers.
+    #[classifier]
+    fn lb_tc_egress_l3(ctx: TcContext) -> i32 {
+        egress::<0>(&ctx)
+    }
+
+    /// Tells the agent what time the packet path thinks it is: low 32 bits of jiffies. Run by
+    /// `BPF_PROG_TEST_RUN` only, never attached.
+    #[classifier]
+    fn lb_clock(ctx: TcContext) -> i32 {
+        let now = Tables::<V4>::now(&World::new(&ctx));
+        now.cast_signed()
+    }
+
+    #[inline(always)]
+    fn ingress<const L2: u32>(ctx: &TcContext) -> i32 {
+        let protocol = ethertype(ctx);
+        if protocol == V4::ETHERTYPE {
+            return action::<V4, L2>(ctx, path::request::<V4, World>);
+        }
+        if protocol == V6::ETHERTYPE {
+            return action::<V6, L2>(ctx, path::request::<V6, World>);
+        }
+        TC_ACT_UNSPEC
+    }
+
+    #[inline(always)]
+    fn egress<const L2: u32>(ctx: &TcContext) -> i32 {
+        let protocol = ethertype(ctx);
+        if protocol == V4::ETHERTYPE {
+            return action::<V4, L2>(ctx, path::reply::<V4, World>);
+        }
+        if protocol == V6::ETHERTYPE {
+            return action::<V6, L2>(ctx, path::reply::<V6, World>);
+        }
+        TC_ACT_UNSPEC
+    }
+
+    /// Parses, decides, carries out.
+    #[inline(always)]
+    fn action<F: Host, const L2: u32>(
+        ctx: &TcContext,
+        step: impl FnOnce(&mut World, &mut path::Work<F::Addr>) -> Outcome,
+    ) -> i32 {
+        let Some(work) = work::<F>() else {
+            return TC_ACT_UNSPEC;
+        };
+        if parse::<F, L2>(ctx, &mut work.packet).is_none() {
+            return TC_ACT_UNSPEC;
+        }
+        let mut world = World::new(ctx);
+        let outcome = match step(&mut world, work) {
+            Ok(Decision::Edit) => edit::<F, L2>(ctx, work),
+            other => other,
+        };
+        match outcome {
+            Ok(_) => TC_ACT_UNSPEC,
+            Err(reason) => refuse::<F>(&mut world, reason),
+        }
+    }
+
+    /// Counts a reason and turns its class into an action.
+    #[inline(always)]
+    fn refuse<F: Host>(world: &mut World, reason: Reason) -> i32 {
+        Tables::<F>::count(world, reason);
+        match reason.class() {
+            Class::Drop => TC_ACT_SHOT,
+            Class::Pass | Class::Note => TC_ACT_UNSPEC,
+        }
+    }
+
+    #[panic_handler]
+    fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+        // The verifier proves that no panic is reachable: a program with this loop does not load.
+        loop {}
+    }
+
+    /// Some helpers are for GPL-compatible programs only.
+    #[unsafe(link_section = "license")]
+    #[unsafe(no_mangle)]
+    static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+}
+
+#[cfg(not(target_arch = "bpf"))]
+fn main() {}

@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! What the packet path needs to know of a packet, read from its headers.
+//!
+//! Reading goes through [`Bytes`], so the same code runs on a socket buffer and on a slice.
+//! **Invariant:** nothing beyond a checked bound is read; what cannot be read is "not ours".
+//! IPv6 extension headers are not walked: such packets are left to the stack.
+
+use bytemuck::{Pod, Zeroable};
+use lb_common::abi::proto;
+use lb_common::{Family, V4, V6};
+
+/// Bytes of a packet from its network header on.
+pub trait Bytes {
+    /// The value that lies `offset` bytes behind the start of the network header, or none when
+    /// the packet is shorter.
+    fn read<T: Pod>(&self, offset: u32) -> Option<T>;
+}
+
+/// Header of IPv4 without options; multi-byte fields as on the wire.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C, align(4))]
+struct Ipv4Header {
+    version_length: u8,
+    traffic_class: u8,
+    total_length: [u8; 2],
+    id: [u8; 2],
+    fragment: [u8; 2],
+    hop_limit: u8,
+    proto: u8,
+    checksum: [u8; 2],
+    source: [u8; 4],
+    destination: [u8; 4],
+}
+
+/// Header of IPv6; multi-byte fields as on the wire.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C, align(4))]
+struct Ipv6Header {
+    version_flow: [u8; 4],
+    payload_length: [u8; 2],
+    next_header: u8,
+    hop_limit: u8,
+    source: [u8; 16],
+    destination: [u8; 16],
+}
+
+/// The first eight bytes of TCP and UDP alike.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C, align(4))]
+struct Ports {
+    source: [u8; 2],
+    destination: [u8; 2],
+}
+
+/// Bytes 12 to 15 of a TCP header.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C, align(4))]
+struct TcpControl {
+    data_offset: u8,
+    flags: u8,
+    window: [u8; 2],
+}
+
+/// Bits of the flags byte of TCP (RFC 9293).
+pub mod tcp {
+    /// No more data from the sender.
+    pub const FIN: u8 = 1;
+    /// Opens a connection.
+    pub const SYN: u8 = 2;
+    /// Ends a connection at once.
+    pub const RST: u8 = 4;
+    /// The acknowledgement number is valid.
+    pub const ACK: u8 = 16;
+}
+
+/// Offsets of checksums within their headers, in bytes.
+const TCP_CHECKSUM: u32 = 16;
+const UDP_CHECKSUM: u32 = 6;
+/// Length of a TCP header without options, in bytes.
+const TCP_HEADER: u32 = 20;
+/// Length of a UDP header, in bytes.
+const UDP_HEADER: u32 = 8;
+
+/// What is known of a packet of TCP or UDP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Packet<A> {
+    /// Source address.
+    pub source: A,
+    /// Destination address.
+    pub destination: A,
+    /// Source port, host order.
+    pub source_port: u16,
+    /// Destination port, host order.
+    pub destination_port: u16,
+    /// Protocol number.
+    pub proto: u8,
+    /// Flags of TCP, see [`tcp`]; 0 for UDP.
+    pub tcp_flags: u8,
+    /// IPv4 header checksum as on the wire.
+    pub header_checksum: [u8; 2],
+    /// Start of the transport header, in bytes from the start of the network header.
+    pub l4: u32,
+    /// True for the first of several fragments: the ports are here, the rest of the datagram is
+    /// not.
+    pub first_fragment: bool,
+}
+
+impl<A> Packet<A> {
+    /// Where the transport checksum lies, in bytes from the start of the network header.
+    #[inline(always)]
+    pub fn checksum_offset(&self) -> u32 {
+        self.l4
+            + if self.proto == proto::TCP {
+                TCP_CHECKSUM
+            } else {
+                UDP_CHECKSUM
+            }
+    }
+}
+
+/// What the network header says, whichever the family.
+struct Network<A> {
+    source: A,
+    destination: A,
+    proto: u8,
+    checksum: [u8; 2],
+    l4: u32,
+    /// Bytes from the start of the network header to the end of the packet.
+    length: u32,
+    first_fragment: bool,
+}
+
+/// The part of parsing that differs between the families.
+pub trait Parse: Family {
+    #[doc(hidden)]
+    fn network<B: Bytes>(bytes: &B) -> Option<NetworkOf<Self>>;
+}
+
+/// What [`Parse`] yields; opaque outside this module.
+pub struct NetworkOf<F: Family>(Network<F::Addr>);
+
+impl Parse for V4 {
+    #[inline(always)]
+    fn network<B: Bytes>(bytes: &B) -> Option<NetworkOf<Self>> {
+        const OFFSET_MASK: u16 = 0x1fff;
+        const MORE: u16 = 0x2000;
+        let header: Ipv4Header = bytes.read(0)?;
+        let l4 = u32::from(header.version_length & 0x0f) * 4;
+        let fragment = u16::from_be_bytes(header.fragment);
+        // A later fragment has no ports: nothing can be known of it here.
+        if header.version_length >> 4 != 4 || l4 < 20 || fragment & OFFSET_MASK != 0 {
+            return None;
+        }
+        Some(NetworkOf(Network {
+            source: header.source,
+            destination: header.destination,
+            proto: header.proto,
+            checksum: header.checksum,
+            l4,
+            length: u32::from(u16::from_be_bytes(header.total_length)),
+            first_fragment: fragment & MORE != 0,
+        }))
+    }
+}
+
+impl Parse for V6 {
+    #[inline(always)]
+    fn network<B: Bytes>(bytes: &B) -> Option<NetworkOf<Self>> {
+        const LENGTH: u32 = 40;
+        let header: Ipv6Header = bytes.read(0)?;
+        if header.version_flow[0] >> 4 != 6 {
+            return None;
+        }
+        Some(NetworkOf(Network {
+            source: header.source,
+            destination: header.destination,
+            proto: header.next_header,
+            checksum: [0; 2],
+            l4: LENGTH,
+            length: LENGTH + u32::from(u16::from_be_bytes(header.payload_length)),
+            first_fragment: false,
+        }))
+    }
+}
+
+/// Reads the headers of a packet of TCP or UDP; none when it is neither, malformed, truncated or
+/// a later fragment, all of which are left to the stack.
+#[inline(always)]
+pub fn parse<F: Parse, B: Bytes>(bytes: &B, packet: &mut Packet<F::Addr>) -> Option<()> {
+    let NetworkOf(network) = F::network(bytes)?;
+    let header = match network.proto {
+        proto::TCP => TCP_HEADER,
+        proto::UDP => UDP_HEADER,
+        _ => return None,
+    };
+    if network.length < network.l4 + header && !is_oversized(network.length, network.l4) {
+        return None;
+    }
+    let ports: Ports = bytes.read(network.l4)?;
+    let mut flags = 0;
+    if network.proto == proto::TCP {
+        let control: TcpControl = bytes.read(network.l4 + 12)?;
+        if u32::from(control.data_offset >> 4) * 4 < TCP_HEADER {
+            return None;
+        }
+        // The checksum that will be changed lies behind the control bytes.
+        bytes.read::<[u8; 4]>(network.l4 + TCP_CHECKSUM)?;
+        flags = control.flags;
+    } else {
+        bytes.read::<[u8; 4]>(network.l4 + 4)?;
+    }
+    packet.source = network.source;
+    packet.destination = network.destination;
+    packet.source_port = u16::from_be_bytes(ports.source);
+    packet.destination_port = u16::from_be_bytes(ports.destination);
+    packet.proto = network.proto;
+    packet.tcp_flags = flags;
+    packet.header_checksum = network.checksum;
+    packet.l4 = network.l4;
+    packet.first_fragment = network.first_fragment;
+    Some(())
+}
+
+/// True when the length field is zero because a segmentation-offloaded packet is too long for it
+/// (BIG TCP).
+#[inline(always)]
+const fn is_oversized(length: u32, l4: u32) -> bool {
+    length == 0 || length == l4
+}

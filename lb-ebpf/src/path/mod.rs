@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! The order of the steps: what happens to a packet at each hook.
+//!
+//! Every step fills the [`Work`] record and returns what to do; nothing here touches a packet.
+//! **Invariant:** a packet that is not ours leaves through [`Decision::Pass`] with nothing
+//! counted and nothing written. Next: `request.rs` for tc ingress, `reply.rs` for tc egress.
+
+mod flow;
+mod open;
+mod reply;
+mod request;
+mod select;
+#[cfg(test)]
+mod tests;
+
+pub use reply::reply;
+pub use request::request;
+
+use bytemuck::Zeroable as _;
+use lb_common::abi::{Backend, Conn, ConnKey, Frontend, FrontendKey};
+use lb_common::{Address, Reason};
+
+use crate::packet::Packet;
+
+/// What becomes of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Not ours: go on untouched.
+    Pass,
+    /// Rewrite as [`Work::edit`] says, then go on.
+    Edit,
+}
+
+/// The result of a step: small, because BPF cannot return aggregates.
+pub type Outcome = Result<Decision, Reason>;
+
+/// Which address of the packet is rewritten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Side {
+    /// Requests: the destination.
+    Destination,
+    /// Replies: the source.
+    Source,
+}
+
+/// The rewriting of one packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Edit<A> {
+    /// The new address of `side`.
+    pub address: A,
+    /// New source port, host order.
+    pub source_port: u16,
+    /// New destination port, host order.
+    pub destination_port: u16,
+    /// New link-layer destination, when `bridged`.
+    pub next_hop: [u8; 6],
+    /// Whether to write `next_hop`.
+    pub bridged: bool,
+    /// Which address changes.
+    pub side: Side,
+}
+
+/// Everything known and decided about one packet. It lives in a per-CPU map, because the keys of
+/// IPv6 alone would fill the stack of 512 bytes.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Work<A> {
+    /// The headers.
+    pub packet: Packet<A>,
+    /// What to change.
+    pub edit: Edit<A>,
+    /// The destination, as a frontend.
+    pub frontend_key: FrontendKey<A>,
+    /// The frontend, as it was when the flow chose its backend.
+    pub frontend: Frontend,
+    /// The backend chosen for a new flow, and its id.
+    pub backend: Backend<A>,
+    /// Id of `backend`.
+    pub backend_id: u32,
+    /// Key of the flow's request entry.
+    pub request_key: ConnKey<A>,
+    /// The flow's request entry.
+    pub request: Conn<A>,
+    /// Key of the flow's reply entry.
+    pub reply_key: ConnKey<A>,
+    /// The flow's reply entry.
+    pub reply: Conn<A>,
+    /// Key of another flow's entry.
+    pub other_key: ConnKey<A>,
+}
+
+impl<A: Address> Work<A>
+where
+    FrontendKey<A>: bytemuck::Zeroable,
+    Backend<A>: bytemuck::Zeroable,
+    ConnKey<A>: bytemuck::Zeroable,
+    Conn<A>: bytemuck::Zeroable,
+{
+    /// A record with nothing known.
+    pub fn new() -> Self {
+        Self {
+            packet: Packet {
+                source: A::ZERO,
+                destination: A::ZERO,
+                source_port: 0,
+                destination_port: 0,
+                proto: 0,
+                tcp_flags: 0,
+                header_checksum: [0; 2],
+                l4: 0,
+                first_fragment: false,
+            },
+            edit: Edit {
+                address: A::ZERO,
+                source_port: 0,
+                destination_port: 0,
+                next_hop: [0; 6],
+                bridged: false,
+                side: Side::Destination,
+            },
+            frontend_key: FrontendKey::zeroed(),
+            frontend: Frontend::default(),
+            backend: Backend::zeroed(),
+            backend_id: 0,
+            request_key: ConnKey::zeroed(),
+            request: Conn::zeroed(),
+            reply_key: ConnKey::zeroed(),
+            reply: Conn::zeroed(),
+            other_key: ConnKey::zeroed(),
+        }
+    }
+}
+
+impl<A: Address> Default for Work<A>
+where
+    FrontendKey<A>: bytemuck::Zeroable,
+    Backend<A>: bytemuck::Zeroable,
+    ConnKey<A>: bytemuck::Zeroable,
+    Conn<A>: bytemuck::Zeroable,
+{
+    fn default() -> Self {
+        Self::new()
+    }
+}

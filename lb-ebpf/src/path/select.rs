@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! Choosing a backend for a new flow.
+//!
+//! The position in the list comes from the frontend's algorithm once per flow; when the backend
+//! there cannot be used, the following ones are tried.
+//! **Invariant:** a lookup that falls between two writes of the agent re-reads the frontend once,
+//! so an update is never seen as a failure.
+
+use lb_common::abi::{Algorithm, Cursor, SlotKey};
+use lb_common::{Family, Reason};
+
+use super::Work;
+use crate::tables::Tables;
+
+/// Where a new flow starts in the list; reduced to the list's length at each use.
+#[inline(always)]
+pub(super) fn select_position<F: Family, T: Tables<F>>(
+    tables: &mut T,
+    work: &Work<F::Addr>,
+) -> Cursor {
+    match Algorithm::from_byte(work.frontend.algorithm) {
+        Some(Algorithm::Random) => Cursor::from(tables.random()),
+        // A byte from a newer agent: spreading evenly is right for every algorithm.
+        Some(Algorithm::RoundRobin) | None => tables.advance_cursor(work.frontend.service),
+    }
+}
+
+/// Puts the backend `attempt` places behind `position` into the work record.
+#[inline(always)]
+pub(super) fn select_backend<F: Family, T: Tables<F>>(
+    tables: &mut T,
+    work: &mut Work<F::Addr>,
+    position: Cursor,
+    attempt: u32,
+) -> Result<(), Reason> {
+    if load_backend(tables, work, position, attempt)? {
+        return Ok(());
+    }
+    // The lookup fell between two writes: what the frontend says now is complete.
+    let Some(frontend) = tables.frontend(&work.frontend_key) else {
+        return Err(Reason::NoBackend);
+    };
+    work.frontend = *frontend;
+    if load_backend(tables, work, position, attempt)? {
+        Ok(())
+    } else {
+        Err(Reason::TableMiss)
+    }
+}
+
+/// One walk frontend → slot → backend; false when an entry was missing or another service's.
+#[inline(always)]
+fn load_backend<F: Family, T: Tables<F>>(
+    tables: &mut T,
+    work: &mut Work<F::Addr>,
+    position: Cursor,
+    attempt: u32,
+) -> Result<bool, Reason> {
+    let count = Cursor::from(work.frontend.count);
+    if count == 0 {
+        return Err(Reason::NoBackend);
+    }
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "less than count, which has 16 bits"
+    )]
+    let slot = (position.wrapping_add(attempt.into()) % count) as u16;
+    let Some(id) = tables.slot(&SlotKey::main(work.frontend.service, slot)) else {
+        return Ok(false);
+    };
+    let Some(backend) = tables.backend(id) else {
+        return Ok(false);
+    };
+    if backend.service != work.frontend.service {
+        return Ok(false);
+    }
+    work.backend = *backend;
+    work.backend_id = id;
+    Ok(true)
+}

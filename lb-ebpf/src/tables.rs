@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! What the packet path asks of the world around it.
+//!
+//! The kernel glue implements [`Tables`] on BPF maps and helpers, the tests on ordinary maps.
+//! **Invariant:** a lookup may miss; the path decides what a miss means, the implementation never
+//! does. Entries are changed through methods, so that a borrowed entry cannot be written twice.
+
+use lb_common::abi::{Backend, Conn, ConnKey, Cursor, Direction, Frontend, FrontendKey, SlotKey};
+use lb_common::{Family, Reason};
+
+/// Why an entry was not inserted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InsertError {
+    /// The key is taken.
+    Exists,
+    /// The table is full.
+    Full,
+}
+
+/// Where a packet for an address behind the client's own bridge goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NextHop {
+    /// Not behind that bridge: the host routes it.
+    Routed,
+    /// Behind that bridge, its link-layer address not known yet.
+    Unresolved,
+    /// Behind that bridge, at this link-layer address.
+    Bridged([u8; 6]),
+}
+
+/// Tables and services of the kernel, for one packet of one family.
+pub trait Tables<F: Family> {
+    /// The frontend of this address, port and protocol.
+    fn frontend(&self, key: &FrontendKey<F::Addr>) -> Option<&Frontend>;
+    /// The backend id in a slot.
+    fn slot(&self, key: &SlotKey) -> Option<u32>;
+    /// A backend by id.
+    fn backend(&self, id: u32) -> Option<&Backend<F::Addr>>;
+    /// Takes the next round-robin position of a service.
+    fn advance_cursor(&mut self, service: u32) -> Cursor;
+
+    /// The entry of one direction of a flow.
+    fn conn(&self, key: &ConnKey<F::Addr>) -> Option<&Conn<F::Addr>>;
+    /// Inserts an entry whose key must be free.
+    fn insert_conn(
+        &mut self,
+        key: &ConnKey<F::Addr>,
+        conn: &Conn<F::Addr>,
+    ) -> Result<(), InsertError>;
+    /// Inserts or replaces an entry.
+    fn replace_conn(
+        &mut self,
+        key: &ConnKey<F::Addr>,
+        conn: &Conn<F::Addr>,
+    ) -> Result<(), InsertError>;
+    /// Removes an entry if there is one.
+    fn remove_conn(&mut self, key: &ConnKey<F::Addr>);
+    /// Writes when an entry was last seen.
+    fn touch_conn(&mut self, key: &ConnKey<F::Addr>, now: u32);
+    /// Adds bits of `ConnState`, seen in packets of the direction `by`, to an entry.
+    fn mark_conn(&mut self, key: &ConnKey<F::Addr>, by: Direction, bits: u8);
+    /// Writes the next hop of a request entry.
+    fn set_next_hop(&mut self, key: &ConnKey<F::Addr>, address: [u8; 6]);
+
+    /// Low 32 bits of jiffies.
+    fn now(&self) -> u32;
+    /// Jiffies in a second.
+    fn ticks_per_second(&self) -> u32;
+    /// 32 random bits.
+    fn random(&mut self) -> u32;
+    /// True when the client's own namespace has a connection of its own from the reply key's
+    /// destination to its source, made without us.
+    fn has_direct_socket(&self, reply: &ConnKey<F::Addr>) -> bool;
+    /// How to reach an address from the device that this packet came in by.
+    fn next_hop(&self, destination: &F::Addr) -> NextHop;
+    /// Counts one event.
+    fn count(&mut self, reason: Reason);
+}
