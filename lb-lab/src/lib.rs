@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+#![doc = include_str!("../README.md")]
+//!
+//! Where to start reading: [`lab`] builds a cluster, [`host`] is what every node, pod,
+//! client and router has in common, [`stale`] is how everything is removed again.
+//! **Invariant:** nothing here touches the network namespace or the cgroup of its caller.
+
+pub mod agent;
+pub mod capture;
+pub mod client;
+mod error;
+pub mod host;
+mod http;
+pub mod lab;
+pub mod manifests;
+pub mod netns;
+pub mod node;
+mod pcap;
+pub mod pod;
+mod rules;
+mod run;
+pub mod server;
+pub mod stale;
+pub mod topology;
+mod underlay;
+
+pub use agent::{Agent, Signal};
+pub use capture::{Capture, Recording};
+pub use client::{HttpClient, HttpConnection, HttpReply, UdpClient};
+pub use error::LabError;
+pub use host::{Host, Kind};
+pub use lab::{Builder, Lab, Place};
+pub use manifests::{Endpoint, Manifests, Service};
+pub use netns::NetNs;
+pub use node::Node;
+pub use pod::{Pod, PodAddress};
+pub use server::{Server, ServerOptions};
+pub use topology::{NodeSettings, RpFilter, RuleTool, Topology, TxOffload, Underlay};

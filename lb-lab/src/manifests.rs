@@ -1,0 +1,382 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Writes Kubernetes YAML into a directory, as a person or `kubectl` would have it there.
+//!
+//! **Invariant:** a file appears, changes and goes in one step (write aside, then rename),
+//! and everything about one Service's endpoints is in one file. Read next: `agent`.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use crate::error::LabError;
+use crate::node::Node;
+use crate::pod::Pod;
+use crate::underlay::line;
+
+/// A directory of manifests.
+#[derive(Debug, Clone)]
+pub struct Manifests {
+    dir: PathBuf,
+}
+
+/// One port of a Service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct ServicePort {
+    protocol: &'static str,
+    port: u16,
+    target: u16,
+}
+
+/// A Service of type `ClusterIP`.
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct Service {
+    name: String,
+    namespace: String,
+    cluster_ips: Vec<IpAddr>,
+    ports: Vec<ServicePort>,
+    annotations: Vec<(String, String)>,
+}
+
+impl Service {
+    /// A Service in namespace `default` with one or two cluster addresses.
+    pub fn new(name: &str, cluster_ips: &[IpAddr]) -> Self {
+        Self {
+            name: name.to_owned(),
+            namespace: "default".to_owned(),
+            cluster_ips: cluster_ips.to_vec(),
+            ports: Vec::new(),
+            annotations: Vec::new(),
+        }
+    }
+
+    /// Puts it in a namespace.
+    pub fn namespace(mut self, namespace: &str) -> Self {
+        namespace.clone_into(&mut self.namespace);
+        self
+    }
+
+    /// Adds a TCP port; endpoints listen on `target`.
+    pub fn tcp(mut self, port: u16, target: u16) -> Self {
+        self.ports.push(ServicePort {
+            protocol: "TCP",
+            port,
+            target,
+        });
+        self
+    }
+
+    /// Adds a UDP port; endpoints listen on `target`.
+    pub fn udp(mut self, port: u16, target: u16) -> Self {
+        self.ports.push(ServicePort {
+            protocol: "UDP",
+            port,
+            target,
+        });
+        self
+    }
+
+    /// Adds an annotation.
+    pub fn annotation(mut self, name: &str, value: &str) -> Self {
+        self.annotations.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// The Service's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The Service as YAML.
+    pub fn to_yaml(&self) -> String {
+        let mut text = String::from("apiVersion: v1\nkind: Service\nmetadata:\n");
+        line!(
+            text,
+            "  name: {}\n  namespace: {}",
+            self.name,
+            self.namespace
+        );
+        if !self.annotations.is_empty() {
+            line!(text, "  annotations:");
+            for (name, value) in &self.annotations {
+                line!(text, "    {name}: {value:?}");
+            }
+        }
+        line!(
+            text,
+            "spec:\n  type: ClusterIP\n  selector:\n    app: {}",
+            self.name
+        );
+        if let Some(first) = self.cluster_ips.first() {
+            line!(text, "  clusterIP: {:?}\n  clusterIPs:", first.to_string());
+            for address in &self.cluster_ips {
+                line!(text, "  - {:?}", address.to_string());
+            }
+            line!(text, "  ipFamilies:");
+            for address in &self.cluster_ips {
+                line!(text, "  - {}", family(*address));
+            }
+        }
+        line!(text, "  ports:");
+        for port in &self.ports {
+            line!(
+                text,
+                "  - name: {}\n    protocol: {}",
+                port.name(),
+                port.protocol
+            );
+            line!(
+                text,
+                "    port: {}\n    targetPort: {}",
+                port.port,
+                port.target
+            );
+        }
+        text
+    }
+
+    /// One EndpointSlice for each family of the Service's addresses, as YAML documents.
+    pub fn endpoints_to_yaml(&self, endpoints: &[Endpoint]) -> String {
+        let mut text = String::new();
+        let mut families: Vec<_> = self
+            .cluster_ips
+            .iter()
+            .map(|address| family(*address))
+            .collect();
+        families.dedup();
+        for (number, family) in families.into_iter().enumerate() {
+            let separator = if number == 0 { "" } else { "---\n" };
+            line!(
+                text,
+                "{separator}apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:"
+            );
+            let suffix = family.to_ascii_lowercase();
+            line!(
+                text,
+                "  name: {}-{suffix}\n  namespace: {}",
+                self.name,
+                self.namespace
+            );
+            line!(
+                text,
+                "  labels:\n    kubernetes.io/service-name: {}",
+                self.name
+            );
+            line!(text, "addressType: {family}\nports:");
+            for port in &self.ports {
+                line!(
+                    text,
+                    "- name: {}\n  protocol: {}",
+                    port.name(),
+                    port.protocol
+                );
+                line!(text, "  port: {}", port.target);
+            }
+            if endpoints.is_empty() {
+                line!(text, "endpoints: []");
+            } else {
+                line!(text, "endpoints:");
+                for endpoint in endpoints {
+                    text.push_str(&endpoint.to_yaml(family));
+                }
+            }
+        }
+        text
+    }
+}
+
+impl ServicePort {
+    fn name(&self) -> String {
+        format!("{}-{}", self.protocol.to_ascii_lowercase(), self.port)
+    }
+}
+
+/// One endpoint of a Service, with its conditions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Its addresses, one for each family it has.
+    pub addresses: Vec<IpAddr>,
+    /// The pod's name, if it is one.
+    pub pod: Option<String>,
+    /// The node it is on.
+    pub node: Option<String>,
+    /// Its zone.
+    pub zone: Option<String>,
+    /// Condition `ready`.
+    pub ready: bool,
+    /// Condition `serving`.
+    pub serving: bool,
+    /// Condition `terminating`.
+    pub terminating: bool,
+}
+
+impl From<&Pod> for Endpoint {
+    fn from(pod: &Pod) -> Self {
+        Self {
+            addresses: pod.addresses().to_vec(),
+            pod: Some(pod.name().to_owned()),
+            node: Some(pod.node().name().to_owned()),
+            zone: None,
+            ready: true,
+            serving: true,
+            terminating: false,
+        }
+    }
+}
+
+impl Endpoint {
+    /// The endpoint as its pod is being deleted: still serving, no longer ready.
+    #[must_use]
+    pub fn terminating(mut self) -> Self {
+        (self.ready, self.terminating) = (false, true);
+        self
+    }
+
+    fn to_yaml(&self, of_family: &str) -> String {
+        let mut text = String::new();
+        for address in self
+            .addresses
+            .iter()
+            .filter(|address| family(**address) == of_family)
+        {
+            line!(
+                text,
+                "- addresses:\n  - {:?}\n  conditions:",
+                address.to_string()
+            );
+            line!(
+                text,
+                "    ready: {}\n    serving: {}",
+                self.ready,
+                self.serving
+            );
+            line!(text, "    terminating: {}", self.terminating);
+            if let Some(node) = &self.node {
+                line!(text, "  nodeName: {node}");
+            }
+            if let Some(zone) = &self.zone {
+                line!(text, "  zone: {zone}");
+            }
+            if let Some(pod) = &self.pod {
+                line!(text, "  targetRef:\n    kind: Pod\n    name: {pod}");
+            }
+        }
+        text
+    }
+}
+
+const fn family(address: IpAddr) -> &'static str {
+    if address.is_ipv4() { "IPv4" } else { "IPv6" }
+}
+
+impl Manifests {
+    /// Uses a directory, which is made if it is missing.
+    pub fn at(dir: impl Into<PathBuf>) -> Result<Self, LabError> {
+        let dir = dir.into();
+        fs::create_dir_all(&dir).map_err(LabError::file("make", &dir))?;
+        Ok(Self { dir })
+    }
+
+    /// The directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Writes a Service.
+    pub fn service(&self, service: &Service) -> Result<(), LabError> {
+        let name = format!("service-{}-{}.yaml", service.namespace, service.name);
+        self.write(&name, &service.to_yaml())
+    }
+
+    /// Writes a Service's endpoints: these pods, all ready.
+    pub fn endpoints(&self, service: &Service, pods: &[&Pod]) -> Result<(), LabError> {
+        let endpoints: Vec<_> = pods.iter().map(|pod| Endpoint::from(*pod)).collect();
+        self.endpoints_with(service, &endpoints)
+    }
+
+    /// Writes a Service's endpoints with their conditions.
+    pub fn endpoints_with(
+        &self,
+        service: &Service,
+        endpoints: &[Endpoint],
+    ) -> Result<(), LabError> {
+        let name = format!("endpoints-{}-{}.yaml", service.namespace, service.name);
+        self.write(&name, &service.endpoints_to_yaml(endpoints))
+    }
+
+    /// Removes a Service and its endpoints.
+    pub fn delete(&self, service: &Service) -> Result<(), LabError> {
+        for kind in ["service", "endpoints"] {
+            let name = format!("{kind}-{}-{}.yaml", service.namespace, service.name);
+            match self.remove(&name) {
+                Err(LabError::Io { source, .. })
+                    if source.kind() == std::io::ErrorKind::NotFound => {}
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a Node with its addresses and pod ranges.
+    pub fn node(&self, node: &Node) -> Result<(), LabError> {
+        let (name, v4, v6) = (node.name(), node.v4(), node.v6());
+        let (pods_v4, pods_v6) = (node.pod_cidr_v4(), node.pod_cidr_v6());
+        let text = format!(
+            "apiVersion: v1\nkind: Node\nmetadata:\n  name: {name}\n  labels:\n    \
+             kubernetes.io/hostname: {name}\nspec:\n  podCIDR: {pods_v4}\n  podCIDRs:\n  \
+             - {pods_v4}\n  - \"{pods_v6}\"\nstatus:\n  addresses:\n  - type: InternalIP\n    \
+             address: {v4}\n  - type: InternalIP\n    address: \"{v6}\"\n  - type: Hostname\n    \
+             address: {name}\n"
+        );
+        self.write(&format!("node-{name}.yaml"), &text)
+    }
+
+    /// Writes any file in one step.
+    pub fn write(&self, name: &str, text: &str) -> Result<(), LabError> {
+        let aside = self.dir.join(format!(".{name}.new"));
+        let path = self.dir.join(name);
+        fs::write(&aside, text).map_err(LabError::file("write", &aside))?;
+        fs::rename(&aside, &path).map_err(LabError::file("rename to", path))
+    }
+
+    /// Removes a file.
+    pub fn remove(&self, name: &str) -> Result<(), LabError> {
+        let path = self.dir.join(name);
+        fs::remove_file(&path).map_err(LabError::file("remove", path))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dual_stack_service_gets_one_slice_per_family() {
+        let addresses = ["10.0.1.175", "fd00:10:0:1::175"].map(|text| text.parse().unwrap());
+        let service = Service::new("hostnames", &addresses)
+            .tcp(80, 9376)
+            .annotation("a/b", "c");
+        assert!(
+            service
+                .to_yaml()
+                .contains("  annotations:\n    a/b: \"c\"\nspec:")
+        );
+        let endpoint = Endpoint {
+            addresses: ["10.244.0.5", "fd00:10:244::5"]
+                .map(|text| text.parse().unwrap())
+                .to_vec(),
+            pod: None,
+            node: Some("node-0".to_owned()),
+            zone: None,
+            ready: true,
+            serving: true,
+            terminating: false,
+        };
+        let text = service.endpoints_to_yaml(&[endpoint]);
+        let documents: Vec<_> = text.split("---\n").collect();
+        assert_eq!(documents.len(), 2);
+        assert!(documents[0].contains("addressType: IPv4") && documents[0].contains("10.244.0.5"));
+        assert!(documents[1].contains("addressType: IPv6") && !documents[1].contains("10.244"));
+    }
+}
