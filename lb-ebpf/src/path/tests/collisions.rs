@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! Flows that want one reply tuple: two frontends with a common backend, a frontend and the pod.
+//!
+//! **Invariant:** both flows live, and each reply finds the flow that it belongs to.
+
+use lb_common::abi::proto::{TCP, UDP};
+use lb_common::abi::{ConnKey, Direction};
+use lb_common::{Reason, V4, V6};
+
+use super::world::{BACKENDS, CLIENTS, Made, TARGET, World};
+use crate::packet::tcp::{ACK, SYN};
+
+fn two_frontends_with_one_common_backend<F: Made>(proto: u8) {
+    let mut world = World::<F>::new();
+    let first = world.service(1, proto, &[1]);
+    let second = world.service(2, proto, &[1]);
+    let client = (F::address(CLIENTS, 1), 40_000);
+    let a = world.request(client, first, proto, SYN).unwrap();
+    let b = world.request(client, second, proto, SYN).unwrap();
+    assert_eq!(a.1, b.1);
+    assert_ne!(
+        a.0, b.0,
+        "the second flow must have a source port of its own"
+    );
+    assert_eq!(world.count(Reason::SourcePortChanged), 1);
+    assert_eq!(world.reply(a.1, a.0, proto, SYN | ACK), Ok((first, client)));
+    assert_eq!(
+        world.reply(b.1, b.0, proto, SYN | ACK),
+        Ok((second, client))
+    );
+    assert_eq!(world.request(client, first, proto, ACK), Ok(a));
+    assert_eq!(world.request(client, second, proto, ACK), Ok(b));
+    world.assert_paired();
+}
+
+#[test]
+fn one_client_port_to_two_frontends_with_one_common_backend() {
+    for proto in [TCP, UDP] {
+        two_frontends_with_one_common_backend::<V4>(proto);
+        two_frontends_with_one_common_backend::<V6>(proto);
+    }
+}
+
+#[test]
+fn another_backend_is_preferred_to_another_source_port() {
+    let mut world = World::<V4>::new();
+    let first = world.service(1, TCP, &[1]);
+    let second = world.service(2, TCP, &[1, 2]);
+    let client = (V4::address(CLIENTS, 1), 40_000);
+    world.request(client, first, TCP, SYN).unwrap();
+    let (from, to) = world.request(client, second, TCP, SYN).unwrap();
+    assert_eq!((from, to), (client, (V4::address(BACKENDS, 2), TARGET)));
+    assert_eq!(world.count(Reason::SourcePortChanged), 0);
+}
+
+fn frontend_first_then_the_pod_itself<F: Made>(proto: u8) {
+    let mut world = World::<F>::new();
+    let frontend = world.service(1, proto, &[1]);
+    let client = (F::address(CLIENTS, 1), 40_000);
+    let pod = (F::address(BACKENDS, 1), TARGET);
+    assert_eq!(
+        world.request(client, frontend, proto, SYN),
+        Ok((client, pod))
+    );
+    let (changed, to) = world.request(client, pod, proto, SYN).unwrap();
+    assert_eq!(to, pod);
+    assert_ne!(changed, client);
+    assert_eq!(
+        world.reply(pod, changed, proto, SYN | ACK),
+        Ok((pod, client))
+    );
+    assert_eq!(
+        world.reply(pod, client, proto, SYN | ACK),
+        Ok((frontend, client))
+    );
+    assert_eq!(world.request(client, pod, proto, ACK), Ok((changed, pod)));
+    assert_eq!(
+        world.request(client, frontend, proto, ACK),
+        Ok((client, pod))
+    );
+    world.assert_paired();
+}
+
+#[test]
+fn one_client_port_to_a_frontend_and_then_to_the_pod_itself() {
+    for proto in [TCP, UDP] {
+        frontend_first_then_the_pod_itself::<V4>(proto);
+        frontend_first_then_the_pod_itself::<V6>(proto);
+    }
+}
+
+#[test]
+fn one_client_port_to_the_pod_itself_and_then_to_a_frontend() {
+    let mut world = World::<V4>::new();
+    let frontend = world.service(1, TCP, &[1]);
+    let client = (V4::address(CLIENTS, 1), 40_000);
+    let pod = (V4::address(BACKENDS, 1), TARGET);
+    assert_eq!(world.request(client, pod, TCP, SYN), Ok((client, pod)));
+    world
+        .sockets
+        .insert(ConnKey::new(pod, client, TCP, Direction::Reply));
+    let (changed, to) = world.request(client, frontend, TCP, SYN).unwrap();
+    assert_eq!(to, pod);
+    assert_ne!(changed, client);
+    assert_eq!(world.reply(pod, client, TCP, ACK), Ok((pod, client)));
+    assert_eq!(
+        world.reply(pod, changed, TCP, SYN | ACK),
+        Ok((frontend, client))
+    );
+    world.assert_paired();
+}
+
+#[test]
+fn when_every_port_that_is_tried_is_taken_the_flow_is_refused_and_counted() {
+    let mut world = World::<V4>::new();
+    let first = world.service(1, TCP, &[1]);
+    let second = world.service(2, TCP, &[1]);
+    let third = world.service(3, TCP, &[1]);
+    let client = (V4::address(CLIENTS, 1), 40_000);
+    world.request(client, first, TCP, SYN).unwrap();
+    world.randoms = vec![0; 16];
+    world.request(client, second, TCP, SYN).unwrap();
+    assert_eq!(
+        world.request(client, third, TCP, SYN),
+        Err(Reason::NoSourcePort)
+    );
+    world.assert_paired();
+}

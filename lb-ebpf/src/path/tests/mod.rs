@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! The packet path as a whole, on tables in memory.
+//!
+//! `world.rs` is the world, `flows.rs` single flows and what ends them, `collisions.rs` flows that
+//! want the same tuple, `properties.rs` what holds for any sequence of packets.
+//! **Invariant:** every case runs for both families through the same code.
+
+mod collisions;
+mod flows;
+mod properties;
+mod world;
