@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The nouns of the control plane as plain values.
 //!
-//! [`object`] is what a source delivers, [`tables`] what the kernel holds.
+//! [`service`] and [`endpoint`] are what a source delivers, [`snapshot`] is how it delivers them,
+//! [`tables`] what the kernel holds.
 //! **Invariant:** no Kubernetes types, no map handles and no clock in here, so everything that is
 //! built on these values can be tested without a cluster and without privilege.
 
+pub mod endpoint;
+pub mod service;
+pub mod snapshot;
 pub mod tables;

@@ -6,11 +6,11 @@
 //! **Invariant:** nothing here touches the kernel. `crate::tables` carries writes out, `crate::diff`
 //! puts them in order.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
-use lb_common::abi::{Backend, Frontend, FrontendKey, SlotKey, names, proto};
+use lb_common::abi::{Backend, BackendState, Frontend, FrontendKey, SlotKey, names, proto};
 
 /// An address of IPv4 as the tables hold it.
 pub type Addr4 = [u8; 4];
@@ -59,6 +59,50 @@ impl TableContent {
             + self.v6.frontends.len()
             + self.v6.backends.len()
             + self.slots.len()
+    }
+
+    /// The service ids that anything in here belongs to.
+    pub fn services(&self) -> BTreeSet<u32> {
+        let mut ids: BTreeSet<u32> = self.slots.keys().map(|key| key.service).collect();
+        ids.extend(self.v4.frontends.values().map(|f| f.service));
+        ids.extend(self.v6.frontends.values().map(|f| f.service));
+        ids.extend(self.v4.backends.values().map(|b| b.service));
+        ids.extend(self.v6.backends.values().map(|b| b.service));
+        ids
+    }
+
+    /// Adds a frontend to the tables of its family.
+    pub fn put_frontend(&mut self, address: IpAddr, port: u16, proto: u8, value: Frontend) {
+        match address {
+            IpAddr::V4(a) => {
+                let key = FrontendKey::new(a.octets(), port, proto);
+                self.v4.frontends.insert(key, value);
+            }
+            IpAddr::V6(a) => {
+                let key = FrontendKey::new(a.octets(), port, proto);
+                self.v6.frontends.insert(key, value);
+            }
+        }
+    }
+
+    /// Adds a backend to the tables of its family; `port` in host order.
+    pub fn put_backend(
+        &mut self,
+        id: u32,
+        (service, epoch): (u32, u32),
+        (address, port): (IpAddr, u16),
+        state: BackendState,
+    ) {
+        match address {
+            IpAddr::V4(a) => {
+                let value = Backend::new(service, epoch, a.octets(), port, state);
+                self.v4.backends.insert(id, value);
+            }
+            IpAddr::V6(a) => {
+                let value = Backend::new(service, epoch, a.octets(), port, state);
+                self.v6.backends.insert(id, value);
+            }
+        }
     }
 
     /// Adds everything of `other`; on a common key the value of `other` stays.
@@ -163,11 +207,7 @@ impl fmt::Display for Op {
 }
 
 impl<A> TableOp<A> {
-    fn describe(
-        &self,
-        f: &mut fmt::Formatter<'_>,
-        address: impl Fn(&A) -> IpAddr,
-    ) -> fmt::Result {
+    fn describe(&self, f: &mut fmt::Formatter<'_>, address: impl Fn(&A) -> IpAddr) -> fmt::Result {
         match self {
             Self::PutFrontend(key, value) => write!(
                 f,

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Endpoints: where pods listen, as EndpointSlices tell it.
+//!
+//! Only `source` and `plan` speak of endpoints; what comes out of planning are backends.
+//! **Invariant:** conditions are filled in with their defaults, and every address is of the
+//! slice's family.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use super::service::{IpFamily, Protocol, ServiceKey};
+
+/// Namespace and name of an EndpointSlice.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SliceKey {
+    /// The namespace.
+    pub namespace: String,
+    /// The name.
+    pub name: String,
+}
+
+/// Some of the endpoints of one Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointSlice {
+    /// Namespace and name.
+    pub key: SliceKey,
+    /// The Service it belongs to (label `kubernetes.io/service-name`), if it says.
+    pub service: Option<ServiceKey>,
+    /// The family of all its addresses.
+    pub family: IpFamily,
+    /// Not for this proxy: it belongs to a headless Service or to another proxy.
+    pub skipped: bool,
+    /// The ports that each of its endpoints listens on.
+    pub ports: Vec<EndpointPort>,
+    /// The endpoints.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// A port of all endpoints of a slice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointPort {
+    /// The name of the Service's port that it serves.
+    pub name: String,
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The number, never 0.
+    pub port: u16,
+}
+
+/// One address behind a Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The address.
+    pub address: IpAddr,
+    /// Wants new connections.
+    pub ready: bool,
+    /// Would answer, whether it is terminating or not.
+    pub serving: bool,
+    /// Is shutting down.
+    pub terminating: bool,
+    /// The node it runs on, if it says.
+    pub node: Option<String>,
+    /// Zones that should use it.
+    pub zone_hints: BTreeSet<String>,
+    /// Nodes that should use it.
+    pub node_hints: BTreeSet<String>,
+}

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! How objects arrive, and what planning gets to see of them.
+//!
+//! A source sends one [`Update::Reset`] when its first list is complete, then changes.
+//! **Invariant:** a [`ServiceSnapshot`] holds one Service and nothing of any other, so planning
+//! costs what that Service costs.
+
+use std::fmt;
+
+use super::endpoint::{EndpointSlice, SliceKey};
+use super::service::{Node, Service, ServiceKey};
+
+/// An object that a source delivers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Object {
+    /// A Service.
+    Service(Service),
+    /// An EndpointSlice.
+    EndpointSlice(EndpointSlice),
+    /// The classic Endpoints object of the Service of the same name, as slices.
+    Endpoints(ServiceKey, Vec<EndpointSlice>),
+    /// A Node.
+    Node(Node),
+}
+
+/// Which object.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ObjectRef {
+    /// A Service.
+    Service(ServiceKey),
+    /// An EndpointSlice.
+    EndpointSlice(SliceKey),
+    /// The classic Endpoints object of a Service.
+    Endpoints(ServiceKey),
+    /// A Node by name.
+    Node(String),
+}
+
+impl Object {
+    /// What identifies it.
+    pub fn reference(&self) -> ObjectRef {
+        match self {
+            Self::Service(service) => ObjectRef::Service(service.key.clone()),
+            Self::EndpointSlice(slice) => ObjectRef::EndpointSlice(slice.key.clone()),
+            Self::Endpoints(key, _) => ObjectRef::Endpoints(key.clone()),
+            Self::Node(node) => ObjectRef::Node(node.name.clone()),
+        }
+    }
+}
+
+impl fmt::Display for ObjectRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Service(key) => write!(f, "Service {key}"),
+            Self::EndpointSlice(key) => write!(f, "EndpointSlice {}/{}", key.namespace, key.name),
+            Self::Endpoints(key) => write!(f, "Endpoints {key}"),
+            Self::Node(name) => write!(f, "Node {name}"),
+        }
+    }
+}
+
+/// One change of one object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// It is new or different.
+    Apply(Object),
+    /// It is gone.
+    Delete(ObjectRef),
+}
+
+/// What a source sends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Update {
+    /// Everything there is; what is not in it is gone.
+    Reset(Vec<Object>),
+    /// Changes since the last update, in order.
+    Changes(Vec<Change>),
+}
+
+/// One Service with its endpoints.
+#[derive(Clone, Debug)]
+pub struct ServiceSnapshot<'a> {
+    /// The Service.
+    pub service: &'a Service,
+    /// Its slices, in the order of their names.
+    pub slices: Vec<&'a EndpointSlice>,
+    /// A classic Endpoints object exists too and is not used, because slices exist.
+    pub endpoints_ignored: bool,
+}

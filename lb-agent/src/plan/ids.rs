@@ -1,0 +1,295 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Ids, and everything else that planning must remember from one plan to the next.
+//!
+//! A service port keeps its service id, an endpoint its backend id, a backend its slot, for as
+//! long as they are wanted; also over a restart, because [`Ids::restore`] reads them back from the
+//! tables.
+//! **Invariant:** an id is free again only after [`Ids::settle`], which is called once the tables
+//! no longer hold it. Until then a late delete could hit its next user.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use lb_common::abi::limits;
+
+use super::claims::FrontendAddress;
+use super::endpoints::EndpointAddress;
+use super::pool::Pool;
+use crate::model::service::{IpFamily, Protocol, ServiceKey};
+use crate::model::tables::{FamilyTables, TableContent};
+
+/// What a service id stands for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PortKey {
+    /// The Service.
+    pub service: ServiceKey,
+    /// The family of its frontends and backends.
+    pub family: IpFamily,
+    /// The name of the port.
+    pub name: String,
+    /// Its protocol.
+    pub protocol: Protocol,
+}
+
+/// What a backend id stands for, beside its service port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BackendId {
+    /// The id, never 0.
+    pub id: u32,
+    /// Differs from the epoch of whoever had this id before.
+    pub epoch: u32,
+}
+
+/// The ids of one service port.
+#[derive(Clone, Debug, Default)]
+struct Port {
+    owner: Option<PortKey>,
+    uid: String,
+    generation: u32,
+    slots: Vec<u32>,
+    backends: BTreeMap<EndpointAddress, BackendId>,
+}
+
+/// An id could not be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exhausted;
+
+/// How many ids there may be.
+#[derive(Clone, Copy, Debug)]
+pub struct IdLimits {
+    /// Service ids, counting from 1 and excluding this number.
+    pub services: u32,
+    /// Backend ids of both families together, likewise.
+    pub backends: u32,
+}
+
+impl Default for IdLimits {
+    fn default() -> Self {
+        Self {
+            services: limits::SERVICES,
+            backends: limits::BACKENDS,
+        }
+    }
+}
+
+/// All ids.
+#[derive(Debug)]
+pub struct Ids {
+    services: Pool,
+    backends: Pool,
+    /// The epoch or generation for the next newcomer. It differs from every one given to an
+    /// earlier user of any id.
+    stamp: u32,
+    by_key: BTreeMap<PortKey, u32>,
+    ports: BTreeMap<u32, Port>,
+    restored: BTreeMap<FrontendAddress, u32>,
+}
+
+impl Ids {
+    /// No ids in use. `stamp` must be larger than any that an earlier process may have used:
+    /// seconds since 1970 will do, since ids are reused more rarely than that.
+    pub fn new(limits: IdLimits, stamp: u32) -> Self {
+        Self {
+            services: Pool::new(limits.services),
+            backends: Pool::new(limits.backends),
+            stamp: stamp.max(1),
+            by_key: BTreeMap::new(),
+            ports: BTreeMap::new(),
+            restored: BTreeMap::new(),
+        }
+    }
+
+    /// The ids that `content` uses. Each waits for a service port with one of its frontends.
+    pub fn restore(content: &TableContent, limits: IdLimits, stamp: u32) -> Self {
+        let mut ids = Self::new(limits, stamp);
+        ids.restore_family(&content.v4);
+        ids.restore_family(&content.v6);
+        let mut backend_owner = BTreeMap::new();
+        for (id, port) in &ids.ports {
+            backend_owner.extend(port.backends.values().map(|backend| (backend.id, *id)));
+        }
+        for (key, backend) in &content.slots {
+            let port = ids.ports.entry(key.service).or_default();
+            // A half-applied change may have left a slot without its backend, or one backend twice.
+            if backend_owner.get(backend) == Some(&key.service) && !port.slots.contains(backend) {
+                port.slots.push(*backend);
+            }
+        }
+        ids.services.occupy(ids.ports.keys().copied());
+        ids.backends.occupy(backend_owner.into_keys());
+        ids
+    }
+
+    fn restore_family<A: Ord + Copy + Into<IpAddr>>(&mut self, tables: &FamilyTables<A>) {
+        for (key, frontend) in &tables.frontends {
+            let address = FrontendAddress::new(key.address.into(), key.port, key.proto);
+            self.restored.insert(address, frontend.service);
+            let port = self.ports.entry(frontend.service).or_default();
+            port.generation = port.generation.max(frontend.generation);
+            self.stamp = self.stamp.max(frontend.generation.saturating_add(1));
+        }
+        for (id, backend) in &tables.backends {
+            let port = self.ports.entry(backend.service).or_default();
+            let epoch = backend.epoch;
+            port.backends.insert(
+                (backend.address.into(), backend.port),
+                BackendId { id: *id, epoch },
+            );
+            self.stamp = self.stamp.max(epoch.saturating_add(1));
+        }
+    }
+
+    /// The service id and generation of `key`, new or known. A port that is new to this process
+    /// takes over the id that one of its `frontends` had in the tables.
+    pub fn port(
+        &mut self,
+        key: &PortKey,
+        uid: &str,
+        frontends: &[FrontendAddress],
+    ) -> Result<(u32, u32), Exhausted> {
+        let id = match self.by_key.get(key) {
+            Some(id) => *id,
+            None => match self.adopt(frontends) {
+                Some(id) => id,
+                None => self.services.take().ok_or(Exhausted)?.id,
+            },
+        };
+        self.by_key.insert(key.clone(), id);
+        let port = self.ports.entry(id).or_default();
+        if port.generation == 0 || (port.owner.is_some() && port.uid != uid) {
+            port.generation = self.stamp;
+            self.stamp = self.stamp.saturating_add(1);
+        }
+        uid.clone_into(&mut port.uid);
+        port.owner = Some(key.clone());
+        Ok((id, port.generation))
+    }
+
+    fn adopt(&self, frontends: &[FrontendAddress]) -> Option<u32> {
+        let restored = frontends.iter().filter_map(|f| self.restored.get(f));
+        restored.copied().find(|id| self.owner(*id).is_none())
+    }
+
+    /// The backend of `service` at `address`, new or known.
+    pub fn backend(
+        &mut self,
+        service: u32,
+        address: EndpointAddress,
+    ) -> Result<BackendId, Exhausted> {
+        let port = self.ports.entry(service).or_default();
+        if let Some(backend) = port.backends.get(&address) {
+            return Ok(*backend);
+        }
+        let taken = self.backends.take().ok_or(Exhausted)?;
+        if taken.reused {
+            self.stamp = self.stamp.saturating_add(1);
+        }
+        let backend = BackendId {
+            id: taken.id,
+            epoch: self.stamp,
+        };
+        port.backends.insert(address, backend);
+        Ok(backend)
+    }
+
+    /// The slots of `service` for exactly the backends `wanted`, moving as few as possible.
+    ///
+    /// A newcomer takes the place of one that leaves; else the last one does.
+    pub fn arrange(&mut self, service: u32, wanted: &[u32]) -> Vec<u32> {
+        let slots = &mut self.ports.entry(service).or_default().slots;
+        let present: BTreeSet<u32> = slots.iter().copied().collect();
+        let mut missing: BTreeSet<u32> = wanted.iter().copied().collect();
+        let mut newcomers = wanted.iter().filter(|id| !present.contains(id));
+        let mut at = 0;
+        while at < slots.len() {
+            if missing.remove(&slots[at]) {
+                at += 1;
+            } else if let Some(newcomer) = newcomers.next() {
+                slots[at] = *newcomer;
+                missing.remove(newcomer);
+                at += 1;
+            } else {
+                slots.swap_remove(at);
+            }
+        }
+        slots.extend(newcomers);
+        slots.clone()
+    }
+
+    /// The service ids that `service` has had since it was last settled.
+    pub fn owned_by(&self, service: &ServiceKey) -> BTreeSet<u32> {
+        self.range(service).map(|(_, id)| *id).collect()
+    }
+
+    fn range(&self, service: &ServiceKey) -> impl Iterator<Item = (&PortKey, &u32)> {
+        let first = PortKey {
+            service: service.clone(),
+            family: IpFamily::V4,
+            name: String::new(),
+            protocol: Protocol::Tcp,
+        };
+        self.by_key
+            .range(first..)
+            .take_while(move |(key, _)| key.service == *service)
+    }
+
+    /// The Service whose port has the service id `id`.
+    pub fn owner(&self, id: u32) -> Option<&PortKey> {
+        self.ports.get(&id)?.owner.as_ref()
+    }
+
+    /// The service ids from the tables that no service port has taken over.
+    pub fn orphans(&self) -> BTreeSet<u32> {
+        let unowned = self.ports.iter().filter(|(_, port)| port.owner.is_none());
+        unowned.map(|(id, _)| *id).collect()
+    }
+
+    /// Frees what the orphans held; call it when the tables no longer hold it.
+    pub fn release_orphans(&mut self) {
+        for id in self.orphans() {
+            self.release(id);
+        }
+        self.restored.clear();
+    }
+
+    /// Frees what `service` no longer wants; call it when the tables hold exactly `desired` of it.
+    pub fn settle(&mut self, service: &ServiceKey, desired: &TableContent) {
+        let wanted_services = desired.services();
+        let gone: Vec<(PortKey, u32)> = self
+            .range(service)
+            .filter(|(_, id)| !wanted_services.contains(id))
+            .map(|(key, id)| (key.clone(), *id))
+            .collect();
+        for (key, id) in gone {
+            self.by_key.remove(&key);
+            self.release(id);
+        }
+        for id in wanted_services {
+            let Some(port) = self.ports.get_mut(&id) else {
+                continue;
+            };
+            let freed = &mut self.backends;
+            port.backends.retain(|_, backend| {
+                let kept = desired.v4.backends.contains_key(&backend.id)
+                    || desired.v6.backends.contains_key(&backend.id);
+                if !kept {
+                    freed.give(backend.id);
+                }
+                kept
+            });
+        }
+    }
+
+    fn release(&mut self, service: u32) {
+        if let Some(port) = self.ports.remove(&service) {
+            for backend in port.backends.into_values() {
+                self.backends.give(backend.id);
+            }
+            self.services.give(service);
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "ids_tests.rs"]
+mod tests;

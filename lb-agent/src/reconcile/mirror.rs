@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What the tables are known to hold, by service id.
+//!
+//! Every entry belongs to one service id: a frontend to the one it leads to, a slot to the one in
+//! its key, a backend to the one in its value.
+//! **Invariant:** changed only by writes that were carried out, so after a failed write the
+//! difference is still known.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use lb_common::abi::FrontendKey;
+
+use crate::model::tables::{Addr4, Addr6, FamilyTables, Op, TableContent, TableOp};
+
+/// The tables, split by service id.
+#[derive(Debug, Default)]
+pub(super) struct Mirror {
+    parts: BTreeMap<u32, TableContent>,
+    v4: Owners<Addr4>,
+    v6: Owners<Addr6>,
+}
+
+/// Which part holds an entry whose key does not say it.
+#[derive(Debug)]
+struct Owners<A> {
+    frontends: BTreeMap<FrontendKey<A>, u32>,
+    backends: BTreeMap<u32, u32>,
+}
+
+impl<A> Default for Owners<A> {
+    fn default() -> Self {
+        Self {
+            frontends: BTreeMap::new(),
+            backends: BTreeMap::new(),
+        }
+    }
+}
+
+impl<A: Ord + Copy> Owners<A> {
+    fn of_frontends(&self, tables: &FamilyTables<A>, found: &mut BTreeSet<u32>) {
+        let owners = tables
+            .frontends
+            .keys()
+            .filter_map(|key| self.frontends.get(key));
+        found.extend(owners.copied());
+    }
+
+    /// The part that a write goes to, and the part that held the entry before.
+    fn record(&mut self, op: &TableOp<A>) -> (Option<u32>, Option<u32>) {
+        match op {
+            TableOp::PutFrontend(key, value) => {
+                let before = self.frontends.insert(*key, value.service);
+                (Some(value.service), before)
+            }
+            TableOp::DeleteFrontend(key) => (None, self.frontends.remove(key)),
+            TableOp::PutBackend(id, value) => {
+                let before = self.backends.insert(*id, value.service);
+                (Some(value.service), before)
+            }
+            TableOp::DeleteBackend(id) => (None, self.backends.remove(id)),
+        }
+    }
+}
+
+impl Mirror {
+    /// The mirror of tables that hold `content`.
+    pub(super) fn new(content: &TableContent) -> Self {
+        let mut mirror = Self::default();
+        for op in crate::diff::diff(&TableContent::default(), content) {
+            mirror.apply(&op);
+        }
+        mirror
+    }
+
+    /// Records a write that was carried out.
+    pub(super) fn apply(&mut self, op: &Op) {
+        let (to, from) = match op {
+            Op::V4(op) => self.v4.record(op),
+            Op::V6(op) => self.v6.record(op),
+            Op::PutSlot(key, _) => (Some(key.service), None),
+            Op::DeleteSlot(key) => (None, Some(key.service)),
+        };
+        if let Some(from) = from.filter(|from| to != Some(*from)) {
+            self.leave(from, op);
+        }
+        if let Some(to) = to {
+            self.parts.entry(to).or_default().apply(op);
+        }
+    }
+
+    /// Takes the entry of `op` out of the part that held it.
+    fn leave(&mut self, service: u32, op: &Op) {
+        let Some(part) = self.parts.get_mut(&service) else {
+            return;
+        };
+        let delete = match *op {
+            Op::V4(TableOp::PutFrontend(key, _)) => Op::V4(TableOp::DeleteFrontend(key)),
+            Op::V6(TableOp::PutFrontend(key, _)) => Op::V6(TableOp::DeleteFrontend(key)),
+            Op::V4(TableOp::PutBackend(id, _)) => Op::V4(TableOp::DeleteBackend(id)),
+            Op::V6(TableOp::PutBackend(id, _)) => Op::V6(TableOp::DeleteBackend(id)),
+            Op::PutSlot(key, _) => Op::DeleteSlot(key),
+            Op::V4(TableOp::DeleteFrontend(_) | TableOp::DeleteBackend(_))
+            | Op::V6(TableOp::DeleteFrontend(_) | TableOp::DeleteBackend(_))
+            | Op::DeleteSlot(_) => *op,
+        };
+        part.apply(&delete);
+        if part.is_empty() {
+            self.parts.remove(&service);
+        }
+    }
+
+    /// The share of the service ids `services`.
+    pub(super) fn share(&self, services: &BTreeSet<u32>) -> TableContent {
+        let mut share = TableContent::default();
+        for part in services.iter().filter_map(|id| self.parts.get(id)) {
+            share.merge(part.clone());
+        }
+        share
+    }
+
+    /// The service ids that now have a frontend which `desired` wants.
+    pub(super) fn holders(&self, desired: &TableContent) -> BTreeSet<u32> {
+        let mut found = BTreeSet::new();
+        self.v4.of_frontends(&desired.v4, &mut found);
+        self.v6.of_frontends(&desired.v6, &mut found);
+        found
+    }
+
+    /// Everything, as one.
+    pub(super) fn content(&self) -> TableContent {
+        self.share(&self.parts.keys().copied().collect())
+    }
+}

@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The loop's body: an update comes in, dirty Services are planned, differences are written.
+//!
+//! Nothing is written before the first complete list, and what that list does not name is pruned
+//! only after all it names is in place. A write that fails keeps its Services pending, and nobody
+//! else's. `cli::run` gives it a clock and the sources.
+//! **Invariant:** the mirror holds what the tables hold, so a retry starts from the truth.
+
+mod mirror;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use lb_common::abi::Algorithm;
+use tracing::{info, warn};
+
+use crate::diff::diff;
+use crate::error_chain;
+use crate::model::service::ServiceKey;
+use crate::model::snapshot::Update;
+use crate::model::tables::TableContent;
+use crate::plan::claims::Claims;
+use crate::plan::endpoints::NodeContext;
+use crate::plan::ids::{IdLimits, Ids};
+use crate::plan::warning::Warning;
+use crate::plan::{PlanContext, ServicePlan, plan_service};
+use crate::source::index::Index;
+use crate::tables::{ApplyError, Tables};
+use mirror::Mirror;
+
+/// What does not change while the agent runs.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The name of this node.
+    pub node_name: String,
+    /// The algorithm of Services that name none.
+    pub algorithm: Algorithm,
+    /// How many ids there are.
+    pub id_limits: IdLimits,
+}
+
+/// What one pass did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// Writes that were carried out.
+    pub changes: usize,
+    /// Services that they were for.
+    pub services: usize,
+    /// Services that wait for another try.
+    pub pending: usize,
+}
+
+/// The state of the control plane of one node.
+#[derive(Debug)]
+pub struct Reconciler {
+    settings: Settings,
+    index: Index,
+    claims: Claims,
+    ids: Ids,
+    mirror: Mirror,
+    pending: BTreeSet<ServiceKey>,
+    listed: bool,
+    prune_due: bool,
+    warned: BTreeMap<ServiceKey, BTreeSet<Warning>>,
+}
+
+/// Services that are written together.
+#[derive(Debug, Default)]
+struct Group {
+    services: BTreeMap<ServiceKey, TableContent>,
+    ids: BTreeSet<u32>,
+}
+
+impl Reconciler {
+    /// Starts from what the tables hold; `stamp` as in [`Ids::new`].
+    pub fn restore(settings: Settings, content: &TableContent, stamp: u32) -> Self {
+        Self {
+            index: Index::new(settings.node_name.clone()),
+            claims: Claims::default(),
+            ids: Ids::restore(content, settings.id_limits, stamp),
+            mirror: Mirror::new(content),
+            pending: BTreeSet::new(),
+            listed: false,
+            prune_due: true,
+            warned: BTreeMap::new(),
+            settings,
+        }
+    }
+
+    /// Takes an update in, without writing: several may come before one [`Self::sync`].
+    pub fn receive(&mut self, update: Update) {
+        self.listed |= matches!(update, Update::Reset(_));
+        let dirty = self.index.update(update);
+        for key in dirty {
+            let service = self.index.snapshot(&key).map(|snapshot| snapshot.service);
+            self.pending.extend(self.claims.set(&key, service));
+            self.pending.insert(key);
+        }
+    }
+
+    /// Plans every pending Service and writes the differences; nothing before the first
+    /// [`Update::Reset`], because what is not known yet would look like gone.
+    pub fn sync(&mut self, tables: &mut impl Tables) -> Outcome {
+        let mut outcome = Outcome::default();
+        if !self.listed {
+            return outcome;
+        }
+        for group in self.plan_pending() {
+            let result = self.write(&group, tables);
+            outcome.changes += result.0;
+            if let Err(error) = result.1 {
+                for key in group.services.keys() {
+                    warn!(service = %key, error = %error_chain(&error), "write failed, trying again later");
+                }
+                continue;
+            }
+            if result.0 > 0 {
+                outcome.services += group.services.len();
+            }
+            for (key, desired) in &group.services {
+                self.ids.settle(key, desired);
+                self.pending.remove(key);
+            }
+        }
+        if self.prune_due {
+            outcome.changes += self.prune(tables);
+        }
+        outcome.pending = self.pending_len();
+        outcome
+    }
+
+    /// True once the source has sent everything that it has.
+    pub fn is_listed(&self) -> bool {
+        self.listed
+    }
+
+    /// True when some write waits for another try.
+    pub fn is_pending(&self) -> bool {
+        self.pending_len() > 0
+    }
+
+    fn pending_len(&self) -> usize {
+        self.pending.len() + usize::from(self.prune_due)
+    }
+
+    /// What the tables are known to hold.
+    pub fn content(&self) -> TableContent {
+        self.mirror.content()
+    }
+
+    /// The ids in use, to name what is in the tables.
+    pub fn ids(&self) -> &Ids {
+        &self.ids
+    }
+
+    /// The warnings in force.
+    pub fn warnings(&self) -> impl Iterator<Item = (&ServiceKey, &Warning)> {
+        self.warned
+            .iter()
+            .flat_map(|(key, all)| all.iter().map(move |warning| (key, warning)))
+    }
+
+    /// Plans what is pending. Services between which a frontend moves come as one group, so that
+    /// the frontend is switched over and never missing.
+    fn plan_pending(&mut self) -> Vec<Group> {
+        let mut alone = Vec::new();
+        let mut movers = Group::default();
+        let mut plans = BTreeMap::new();
+        let mut taken = Vec::new();
+        for key in self.pending.clone() {
+            let plan = self.plan(&key);
+            let owned = self.ids.owned_by(&key);
+            let holders = self.mirror.holders(&plan.tables);
+            taken.extend(holders.difference(&owned).map(|id| (key.clone(), *id)));
+            plans.insert(key, (plan.tables, owned));
+        }
+        // Only now is it known who took over which id of an earlier process.
+        let mut moving = BTreeSet::new();
+        for (taker, id) in taken {
+            moving.insert(taker);
+            moving.extend(self.ids.owner(id).map(|owner| owner.service.clone()));
+        }
+        for (key, (tables, ids)) in plans {
+            if moving.contains(&key) {
+                movers.services.insert(key, tables);
+                movers.ids.extend(ids);
+            } else {
+                let services = BTreeMap::from([(key, tables)]);
+                alone.push(Group { services, ids });
+            }
+        }
+        if !movers.services.is_empty() {
+            alone.push(movers);
+        }
+        alone
+    }
+
+    fn plan(&mut self, key: &ServiceKey) -> ServicePlan {
+        let plan = match self.index.snapshot(key) {
+            Some(snapshot) => {
+                let context = PlanContext {
+                    node: NodeContext {
+                        name: self.index.node_name(),
+                        zone: self.index.zone(),
+                    },
+                    algorithm: self.settings.algorithm,
+                    claims: &self.claims,
+                };
+                plan_service(&snapshot, context, &mut self.ids)
+            }
+            None => ServicePlan::default(),
+        };
+        self.warn(key, &plan.warnings);
+        plan
+    }
+
+    /// Says each warning once for as long as it holds.
+    fn warn(&mut self, key: &ServiceKey, warnings: &BTreeSet<Warning>) {
+        let before = self.warned.remove(key).unwrap_or_default();
+        for warning in warnings.difference(&before) {
+            warn!(service = %key, "{warning}");
+        }
+        if !warnings.is_empty() {
+            self.warned.insert(key.clone(), warnings.clone());
+        }
+    }
+
+    /// Writes the difference of one group and stops at the first write that fails, because later
+    /// ones count on it.
+    fn write(
+        &mut self,
+        group: &Group,
+        tables: &mut impl Tables,
+    ) -> (usize, Result<(), ApplyError>) {
+        let mut desired = TableContent::default();
+        for share in group.services.values() {
+            desired.merge(share.clone());
+        }
+        self.write_difference(&group.ids, &desired, tables)
+    }
+
+    fn write_difference(
+        &mut self,
+        ids: &BTreeSet<u32>,
+        desired: &TableContent,
+        tables: &mut impl Tables,
+    ) -> (usize, Result<(), ApplyError>) {
+        let mut done = 0;
+        for op in diff(&self.mirror.share(ids), desired) {
+            if let Err(error) = tables.apply(&op) {
+                return (done, Err(error));
+            }
+            self.mirror.apply(&op);
+            done += 1;
+        }
+        (done, Ok(()))
+    }
+
+    /// Deletes what an earlier process left behind and no Service wants.
+    fn prune(&mut self, tables: &mut impl Tables) -> usize {
+        let orphans = self.ids.orphans();
+        let (done, result) = self.write_difference(&orphans, &TableContent::default(), tables);
+        match result {
+            Ok(()) => {
+                if done > 0 {
+                    info!("removed {done} entries that no Service wants any more");
+                }
+                self.ids.release_orphans();
+                self.prune_due = false;
+            }
+            Err(error) => warn!(error = %error_chain(&error), "prune failed, trying again later"),
+        }
+        done
+    }
+}

@@ -1,0 +1,373 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! From Kubernetes' own types to the model, checked as the API server would check.
+//!
+//! Defaults are filled in here, because manifests that never saw an API server lack them.
+//! **Invariant:** an error names the field by its path; an object is converted whole or not at all.
+
+mod fields;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::api::discovery::v1 as discovery;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use crate::model::endpoint::{Endpoint, EndpointPort, EndpointSlice, SliceKey};
+use crate::model::service::{IpFamily, Node, Service, ServiceKey, ServicePort, ServiceType};
+
+pub(crate) use fields::FieldError;
+use fields::{
+    Result, address, addresses, cidr, endpoint_address, error, policy, port_number, protocol,
+};
+
+/// The label by which a Service asks for another proxy.
+const LABEL_PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
+/// The label of slices that belong to a headless Service.
+const LABEL_HEADLESS: &str = "service.kubernetes.io/headless";
+/// The label by which a slice names its Service.
+const LABEL_SERVICE_NAME: &str = "kubernetes.io/service-name";
+/// The label of a Node's zone.
+const LABEL_ZONE: &str = "topology.kubernetes.io/zone";
+/// The annotation that chooses how a Service's backends are chosen.
+const ANNOTATION_ALGORITHM: &str = "lb-agent/algorithm";
+/// How long `ClientIP` affinity lasts when the Service does not say.
+const DEFAULT_AFFINITY_SECS: i32 = 10_800;
+/// The longest that an affinity may last.
+const AFFINITY_SECS_MAX: i32 = 86_400;
+
+/// A Service.
+pub(crate) fn service(object: &core::Service) -> Result<Service> {
+    let key = namespaced(&object.metadata)?;
+    let spec = object.spec.clone().unwrap_or_default();
+    let ports = service_ports(spec.ports.as_deref().unwrap_or_default())?;
+    let service_type = match spec.type_.as_deref() {
+        None | Some("ClusterIP") => ServiceType::ClusterIp,
+        Some("NodePort") => ServiceType::NodePort,
+        Some("LoadBalancer") => ServiceType::LoadBalancer,
+        Some("ExternalName") => ServiceType::ExternalName,
+        Some(other) => return error("spec.type", format!("unknown type {other:?}")),
+    };
+    let internal_policy = policy(
+        "spec.internalTrafficPolicy",
+        spec.internal_traffic_policy.as_deref(),
+    )?;
+    let external_policy = policy(
+        "spec.externalTrafficPolicy",
+        spec.external_traffic_policy.as_deref(),
+    )?;
+    let affinity_timeout_secs = affinity(&spec)?;
+    let external_ips = addresses("spec.externalIPs", spec.external_ips.as_deref())?;
+    let cluster_ips = cluster_ips(&spec)?;
+    if ports.is_empty() && !cluster_ips.is_empty() && service_type != ServiceType::ExternalName {
+        return error(
+            "spec.ports",
+            "a Service with a virtual address needs a port",
+        );
+    }
+    let meta = object.metadata.clone();
+    Ok(Service {
+        key,
+        uid: meta.uid.unwrap_or_default(),
+        created_secs: meta.creation_timestamp.map(|time| time.0.as_second()),
+        service_type,
+        cluster_ips,
+        ports,
+        external_ips,
+        load_balancer_ips: load_balancer_ips(object.status.as_ref())?,
+        internal_policy,
+        external_policy,
+        affinity_timeout_secs,
+        other_proxy: has(meta.labels.as_ref(), LABEL_PROXY_NAME),
+        algorithm: meta
+            .annotations
+            .and_then(|mut all| all.remove(ANNOTATION_ALGORITHM)),
+    })
+}
+
+/// An EndpointSlice, or none if it holds names instead of addresses.
+pub(crate) fn endpoint_slice(object: &discovery::EndpointSlice) -> Result<Option<EndpointSlice>> {
+    let key = namespaced(&object.metadata)?;
+    let family = match object.address_type.as_str() {
+        "IPv4" => IpFamily::V4,
+        "IPv6" => IpFamily::V6,
+        "FQDN" => return Ok(None),
+        other => return error("addressType", format!("unknown address type {other:?}")),
+    };
+    let labels = object.metadata.labels.as_ref();
+    let service = labels
+        .and_then(|labels| labels.get(LABEL_SERVICE_NAME))
+        .filter(|name| !name.is_empty())
+        .map(|name| ServiceKey::new(key.namespace.clone(), name.clone()));
+    let mut ports = Vec::new();
+    for (at, port) in object.ports.iter().flatten().enumerate() {
+        let field = format!("ports[{at}]");
+        // A port without a number stands for all ports, which only a headless Service can have.
+        let Some(number) = port.port else { continue };
+        ports.push(EndpointPort {
+            name: port.name.clone().unwrap_or_default(),
+            protocol: protocol(&format!("{field}.protocol"), port.protocol.as_deref())?,
+            port: port_number(&format!("{field}.port"), number)?,
+        });
+    }
+    let mut endpoints = Vec::new();
+    for (at, item) in object.endpoints.iter().flatten().enumerate() {
+        endpoints.push(slice_endpoint(&format!("endpoints[{at}]"), item, family)?);
+    }
+    Ok(Some(EndpointSlice {
+        skipped: has(labels, LABEL_HEADLESS) || has(labels, LABEL_PROXY_NAME),
+        key: SliceKey {
+            namespace: key.namespace,
+            name: key.name,
+        },
+        service,
+        family,
+        ports,
+        endpoints,
+    }))
+}
+
+fn slice_endpoint(field: &str, item: &discovery::Endpoint, family: IpFamily) -> Result<Endpoint> {
+    let addresses = format!("{field}.addresses");
+    // More than one address is allowed and means nothing: consumers use the first.
+    let Some(first) = item.addresses.first() else {
+        return error(addresses, "needs one address");
+    };
+    let address = endpoint_address(&format!("{addresses}[0]"), first)?;
+    if IpFamily::of(address) != family {
+        return error(
+            format!("{addresses}[0]"),
+            format!("{address} is not of the slice's addressType"),
+        );
+    }
+    let conditions = item.conditions.clone().unwrap_or_default();
+    let ready = conditions.ready.unwrap_or(true);
+    let hints = item.hints.clone().unwrap_or_default();
+    let zones = hints.for_zones.into_iter().flatten().map(|zone| zone.name);
+    let nodes = hints.for_nodes.into_iter().flatten().map(|node| node.name);
+    Ok(Endpoint {
+        address,
+        ready,
+        serving: conditions.serving.unwrap_or(true),
+        terminating: conditions.terminating.unwrap_or(false),
+        node: item.node_name.clone(),
+        zone_hints: zones.collect(),
+        node_hints: nodes.collect(),
+    })
+}
+
+/// A classic Endpoints object as slices, one per subset and family.
+pub(crate) fn endpoints(object: &core::Endpoints) -> Result<(ServiceKey, Vec<EndpointSlice>)> {
+    let key = namespaced(&object.metadata)?;
+    let skipped = has(object.metadata.labels.as_ref(), LABEL_HEADLESS)
+        || has(object.metadata.labels.as_ref(), LABEL_PROXY_NAME);
+    let mut slices = Vec::new();
+    for (at, subset) in object.subsets.iter().flatten().enumerate() {
+        let mut ports = Vec::new();
+        for (port_at, port) in subset.ports.iter().flatten().enumerate() {
+            let field = format!("subsets[{at}].ports[{port_at}]");
+            ports.push(EndpointPort {
+                name: port.name.clone().unwrap_or_default(),
+                protocol: protocol(&format!("{field}.protocol"), port.protocol.as_deref())?,
+                port: port_number(&format!("{field}.port"), port.port)?,
+            });
+        }
+        let mut by_family: BTreeMap<IpFamily, Vec<Endpoint>> = BTreeMap::new();
+        let lists = [
+            ("addresses", true, &subset.addresses),
+            ("notReadyAddresses", false, &subset.not_ready_addresses),
+        ];
+        for (name, ready, list) in lists {
+            for (item_at, item) in list.iter().flatten().enumerate() {
+                let field = format!("subsets[{at}].{name}[{item_at}].ip");
+                let address = endpoint_address(&field, &item.ip)?;
+                let endpoint = classic_endpoint(address, ready, item.node_name.clone());
+                by_family
+                    .entry(IpFamily::of(address))
+                    .or_default()
+                    .push(endpoint);
+            }
+        }
+        for (family, endpoints) in by_family {
+            let number = slices.len();
+            slices.push(EndpointSlice {
+                key: SliceKey {
+                    namespace: key.namespace.clone(),
+                    name: format!("{}-{number}", key.name),
+                },
+                service: Some(key.clone()),
+                family,
+                skipped,
+                ports: ports.clone(),
+                endpoints,
+            });
+        }
+    }
+    Ok((key, slices))
+}
+
+fn classic_endpoint(address: IpAddr, ready: bool, node: Option<String>) -> Endpoint {
+    Endpoint {
+        address,
+        ready,
+        serving: ready,
+        terminating: false,
+        node,
+        zone_hints: BTreeSet::new(),
+        node_hints: BTreeSet::new(),
+    }
+}
+
+/// A Node.
+pub(crate) fn node(object: &core::Node) -> Result<Node> {
+    let name = name(&object.metadata)?;
+    let mut found = Vec::new();
+    let status = object.status.clone().unwrap_or_default();
+    for (at, item) in status.addresses.iter().flatten().enumerate() {
+        let rank = match item.type_.as_str() {
+            "InternalIP" => 0,
+            "ExternalIP" => 1,
+            _ => continue,
+        };
+        let field = format!("status.addresses[{at}].address");
+        found.push((rank, address(&field, &item.address)?));
+    }
+    found.sort_by_key(|(rank, _)| *rank);
+    let spec = object.spec.clone().unwrap_or_default();
+    let (list, field) = match spec.pod_cidrs {
+        Some(list) if !list.is_empty() => (list, "spec.podCIDRs"),
+        _ => (spec.pod_cidr.into_iter().collect(), "spec.podCIDR"),
+    };
+    let mut pod_cidrs = Vec::new();
+    for (at, text) in list.iter().filter(|text| !text.is_empty()).enumerate() {
+        pod_cidrs.push(cidr(&format!("{field}[{at}]"), text)?);
+    }
+    Ok(Node {
+        name,
+        addresses: found.into_iter().map(|(_, address)| address).collect(),
+        pod_cidrs,
+        zone: object
+            .metadata
+            .labels
+            .as_ref()
+            .and_then(|labels| labels.get(LABEL_ZONE))
+            .filter(|zone| !zone.is_empty())
+            .cloned(),
+    })
+}
+
+fn service_ports(list: &[core::ServicePort]) -> Result<Vec<ServicePort>> {
+    let mut ports: Vec<ServicePort> = Vec::new();
+    for (at, item) in list.iter().enumerate() {
+        let field = format!("spec.ports[{at}]");
+        let name = item.name.clone().unwrap_or_default();
+        if list.len() > 1 && name.is_empty() {
+            return error(
+                format!("{field}.name"),
+                "needed, because there are several ports",
+            );
+        }
+        if ports.iter().any(|port| port.name == name) {
+            return error(format!("{field}.name"), format!("{name:?} is there twice"));
+        }
+        let node_port = match item.node_port {
+            None | Some(0) => None,
+            Some(number) => Some(port_number(&format!("{field}.nodePort"), number)?),
+        };
+        let port = ServicePort {
+            name,
+            protocol: protocol(&format!("{field}.protocol"), item.protocol.as_deref())?,
+            port: port_number(&format!("{field}.port"), item.port)?,
+            node_port,
+        };
+        if ports
+            .iter()
+            .any(|p| (p.port, p.protocol) == (port.port, port.protocol))
+        {
+            let text = format!("{}/{} is there twice", port.port, port.protocol);
+            return error(format!("{field}.port"), text);
+        }
+        ports.push(port);
+    }
+    Ok(ports)
+}
+
+/// The virtual addresses; none for a headless Service.
+fn cluster_ips(spec: &core::ServiceSpec) -> Result<Vec<IpAddr>> {
+    let listed = spec.cluster_ips.as_deref().unwrap_or_default();
+    let single = spec.cluster_ip.as_deref().unwrap_or_default();
+    if single == "None" || listed.iter().any(|ip| ip == "None") {
+        return Ok(Vec::new());
+    }
+    let found = if listed.is_empty() && !single.is_empty() {
+        vec![address("spec.clusterIP", single)?]
+    } else {
+        addresses("spec.clusterIPs", Some(listed))?
+    };
+    for (at, ip) in found.iter().enumerate() {
+        if ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() {
+            let message = format!("{ip} cannot be the virtual address of a Service");
+            return error(format!("spec.clusterIPs[{at}]"), message);
+        }
+    }
+    Ok(found)
+}
+
+fn load_balancer_ips(status: Option<&core::ServiceStatus>) -> Result<Vec<IpAddr>> {
+    let mut found = Vec::new();
+    let ingress = status
+        .and_then(|status| status.load_balancer.as_ref())
+        .and_then(|balancer| balancer.ingress.as_ref());
+    for (at, item) in ingress.into_iter().flatten().enumerate() {
+        let virtual_ip = item.ip_mode.as_deref().is_none_or(|mode| mode == "VIP");
+        if let (true, Some(ip)) = (virtual_ip, &item.ip) {
+            found.push(address(
+                &format!("status.loadBalancer.ingress[{at}].ip"),
+                ip,
+            )?);
+        }
+    }
+    Ok(found)
+}
+
+fn affinity(spec: &core::ServiceSpec) -> Result<Option<u32>> {
+    match spec.session_affinity.as_deref() {
+        None | Some("None") => return Ok(None),
+        Some("ClientIP") => {}
+        Some(other) => {
+            return error(
+                "spec.sessionAffinity",
+                format!("unknown affinity {other:?}"),
+            );
+        }
+    }
+    let seconds = spec
+        .session_affinity_config
+        .as_ref()
+        .and_then(|config| config.client_ip.as_ref())
+        .and_then(|client| client.timeout_seconds)
+        .unwrap_or(DEFAULT_AFFINITY_SECS);
+    match u32::try_from(seconds) {
+        Ok(secs) if (1..=AFFINITY_SECS_MAX).contains(&seconds) => Ok(Some(secs)),
+        _ => error(
+            "spec.sessionAffinityConfig.clientIP.timeoutSeconds",
+            format!("{seconds} is not within 1 and {AFFINITY_SECS_MAX}"),
+        ),
+    }
+}
+
+fn name(meta: &ObjectMeta) -> Result<String> {
+    match meta.name.as_deref() {
+        Some(name) if !name.is_empty() => Ok(name.to_owned()),
+        _ => error("metadata.name", "missing"),
+    }
+}
+
+fn namespaced(meta: &ObjectMeta) -> Result<ServiceKey> {
+    let namespace = meta.namespace.as_deref().filter(|n| !n.is_empty());
+    Ok(ServiceKey::new(namespace.unwrap_or("default"), name(meta)?))
+}
+
+fn has(labels: Option<&BTreeMap<String, String>>, label: &str) -> bool {
+    labels.is_some_and(|labels| labels.contains_key(label))
+}

@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The last known objects, and which Services a change touches.
+//!
+//! Every call answers with the dirty Services; a change of a slice costs what that slice costs.
+//! **Invariant:** an update that changes nothing makes nothing dirty, and `reset` is one step: no
+//! half of it can be seen.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::model::endpoint::{EndpointSlice, SliceKey};
+use crate::model::service::{Node, Service, ServiceKey};
+use crate::model::snapshot::{Change, Object, ObjectRef, ServiceSnapshot, Update};
+
+/// All objects of a source.
+#[derive(Debug, Default)]
+pub struct Index {
+    node_name: String,
+    services: BTreeMap<ServiceKey, Service>,
+    slices: BTreeMap<SliceKey, EndpointSlice>,
+    slices_of: BTreeMap<ServiceKey, BTreeSet<SliceKey>>,
+    endpoints: BTreeMap<ServiceKey, Vec<EndpointSlice>>,
+    nodes: BTreeMap<String, Node>,
+}
+
+impl Index {
+    /// An empty index for the node `node_name`, whose Node object decides about zones.
+    pub fn new(node_name: impl Into<String>) -> Self {
+        Self {
+            node_name: node_name.into(),
+            ..Self::default()
+        }
+    }
+
+    /// Takes an update in and says which Services must be planned again.
+    pub fn update(&mut self, update: Update) -> BTreeSet<ServiceKey> {
+        match update {
+            Update::Reset(objects) => self.reset(objects),
+            Update::Changes(changes) => changes
+                .into_iter()
+                .flat_map(|change| match change {
+                    Change::Apply(object) => self.apply(object),
+                    Change::Delete(reference) => self.delete(&reference),
+                })
+                .collect(),
+        }
+    }
+
+    /// Replaces everything.
+    fn reset(&mut self, objects: Vec<Object>) -> BTreeSet<ServiceKey> {
+        let before = std::mem::replace(self, Self::new(self.node_name.clone()));
+        for object in objects {
+            self.apply(object);
+        }
+        let mut dirty: BTreeSet<_> = before.services.into_keys().collect();
+        dirty.extend(self.services.keys().cloned());
+        dirty
+    }
+
+    fn apply(&mut self, object: Object) -> BTreeSet<ServiceKey> {
+        match object {
+            Object::Service(service) => {
+                let key = service.key.clone();
+                let changed = self.services.get(&key) != Some(&service);
+                self.services.insert(key.clone(), service);
+                changed.then_some(key).into_iter().collect()
+            }
+            Object::EndpointSlice(slice) => {
+                if self.slices.get(&slice.key) == Some(&slice) {
+                    return BTreeSet::new();
+                }
+                let mut dirty = self.remove_slice(&slice.key);
+                if let Some(service) = &slice.service {
+                    self.slices_of
+                        .entry(service.clone())
+                        .or_default()
+                        .insert(slice.key.clone());
+                    dirty.insert(service.clone());
+                }
+                self.slices.insert(slice.key.clone(), slice);
+                dirty
+            }
+            Object::Endpoints(key, slices) => {
+                let changed = self.endpoints.get(&key) != Some(&slices);
+                self.endpoints.insert(key.clone(), slices);
+                changed.then_some(key).into_iter().collect()
+            }
+            Object::Node(node) => {
+                let zone_before = self.zone().map(str::to_owned);
+                self.nodes.insert(node.name.clone(), node);
+                self.all_if_zone_moved(zone_before.as_deref())
+            }
+        }
+    }
+
+    fn delete(&mut self, reference: &ObjectRef) -> BTreeSet<ServiceKey> {
+        match reference {
+            ObjectRef::Service(key) => self
+                .services
+                .remove(key)
+                .map(|service| service.key)
+                .into_iter()
+                .collect(),
+            ObjectRef::EndpointSlice(key) => self.remove_slice(key),
+            ObjectRef::Endpoints(key) => self
+                .endpoints
+                .remove(key)
+                .map(|_| key.clone())
+                .into_iter()
+                .collect(),
+            ObjectRef::Node(name) => {
+                let zone_before = self.zone().map(str::to_owned);
+                self.nodes.remove(name);
+                self.all_if_zone_moved(zone_before.as_deref())
+            }
+        }
+    }
+
+    fn remove_slice(&mut self, key: &SliceKey) -> BTreeSet<ServiceKey> {
+        let Some(service) = self.slices.remove(key).and_then(|slice| slice.service) else {
+            return BTreeSet::new();
+        };
+        if let Some(keys) = self.slices_of.get_mut(&service) {
+            keys.remove(key);
+            if keys.is_empty() {
+                self.slices_of.remove(&service);
+            }
+        }
+        BTreeSet::from([service])
+    }
+
+    fn all_if_zone_moved(&self, before: Option<&str>) -> BTreeSet<ServiceKey> {
+        if self.zone() == before {
+            return BTreeSet::new();
+        }
+        self.services.keys().cloned().collect()
+    }
+
+    /// The name of this node.
+    pub fn node_name(&self) -> &str {
+        &self.node_name
+    }
+
+    /// The zone of this node, once its Node object is known.
+    pub fn zone(&self) -> Option<&str> {
+        self.nodes.get(&self.node_name)?.zone.as_deref()
+    }
+
+    /// Number of Services.
+    pub fn services_len(&self) -> usize {
+        self.services.len()
+    }
+
+    /// One Service with its endpoints, or none if there is no such Service.
+    pub fn snapshot(&self, key: &ServiceKey) -> Option<ServiceSnapshot<'_>> {
+        let service = self.services.get(key)?;
+        let mut slices: Vec<_> = self
+            .slices_of
+            .get(key)
+            .into_iter()
+            .flatten()
+            .filter_map(|slice| self.slices.get(slice))
+            .collect();
+        let classic = self.endpoints.get(key);
+        // The control plane mirrors classic Endpoints into slices; both together count twice.
+        let endpoints_ignored = classic.is_some() && !slices.is_empty();
+        if slices.is_empty() {
+            slices.extend(classic.into_iter().flatten());
+        }
+        Some(ServiceSnapshot {
+            service,
+            slices,
+            endpoints_ignored,
+        })
+    }
+}
