@@ -17,13 +17,12 @@ pub unsafe trait Address:
     /// All bytes zero.
     const ZERO: Self;
     /// The address as up to four 32-bit words in network order, the rest zero.
-    fn words(&self) -> [u32; 4];
-}
-
-/// One 32-bit word whose memory holds `bytes[at..at + 4]` in order.
-#[inline(always)]
-fn word(bytes: &[u8], at: usize) -> u32 {
-    u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+    ///
+    /// By value: a reference to bytes forgets that the field it came from is aligned, and the
+    /// address would be loaded byte by byte.
+    fn words(self) -> [u32; 4];
+    /// The address whose words these are; those beyond its length are ignored.
+    fn from_words(words: [u32; 4]) -> Self;
 }
 
 // SAFETY: an array of bytes has neither padding nor invalid patterns.
@@ -32,8 +31,13 @@ unsafe impl Address for [u8; 4] {
     const ZERO: Self = [0; 4];
 
     #[inline(always)]
-    fn words(&self) -> [u32; 4] {
-        [word(self, 0), 0, 0, 0]
+    fn words(self) -> [u32; 4] {
+        [u32::from_ne_bytes(self), 0, 0, 0]
+    }
+
+    #[inline(always)]
+    fn from_words(words: [u32; 4]) -> Self {
+        words[0].to_ne_bytes()
     }
 }
 
@@ -43,8 +47,13 @@ unsafe impl Address for [u8; 16] {
     const ZERO: Self = [0; 16];
 
     #[inline(always)]
-    fn words(&self) -> [u32; 4] {
-        [word(self, 0), word(self, 4), word(self, 8), word(self, 12)]
+    fn words(self) -> [u32; 4] {
+        bytemuck::cast(self)
+    }
+
+    #[inline(always)]
+    fn from_words(words: [u32; 4]) -> Self {
+        bytemuck::cast(words)
     }
 }
 

@@ -7,7 +7,7 @@
 
 use bytemuck::{Pod, Zeroable};
 use lb_common::abi::proto;
-use lb_common::{Family, V4, V6};
+use lb_common::{Address as _, Family, V4, V6};
 
 /// Bytes of a packet from its network header on.
 pub trait Bytes {
@@ -16,7 +16,7 @@ pub trait Bytes {
     fn read<T: Pod>(&self, offset: u32) -> Option<T>;
 }
 
-/// Header of IPv4 without options; multi-byte fields as on the wire.
+/// Header of IPv4 without options; multi-byte fields as on the wire, addresses as words.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C, align(4))]
 struct Ipv4Header {
@@ -28,11 +28,11 @@ struct Ipv4Header {
     hop_limit: u8,
     proto: u8,
     checksum: [u8; 2],
-    source: [u8; 4],
-    destination: [u8; 4],
+    source: u32,
+    destination: u32,
 }
 
-/// Header of IPv6; multi-byte fields as on the wire.
+/// Header of IPv6; multi-byte fields as on the wire, addresses as words.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C, align(4))]
 struct Ipv6Header {
@@ -40,8 +40,8 @@ struct Ipv6Header {
     payload_length: [u8; 2],
     next_header: u8,
     hop_limit: u8,
-    source: [u8; 16],
-    destination: [u8; 16],
+    source: [u32; 4],
+    destination: [u32; 4],
 }
 
 /// The first eight bytes of TCP and UDP alike.
@@ -120,9 +120,10 @@ impl<A> Packet<A> {
 }
 
 /// What the network header says, whichever the family.
-struct Network<A> {
-    source: A,
-    destination: A,
+pub struct Network {
+    /// Addresses as words in memory order: bytes would be copied one by one.
+    source: [u32; 4],
+    destination: [u32; 4],
     proto: u8,
     checksum: [u8; 2],
     l4: u32,
@@ -133,16 +134,13 @@ struct Network<A> {
 
 /// The part of parsing that differs between the families.
 pub trait Parse: Family {
-    #[doc(hidden)]
-    fn network<B: Bytes>(bytes: &B) -> Option<NetworkOf<Self>>;
+    /// Reads the network header; none when there is nothing that could be ours behind it.
+    fn network<B: Bytes>(bytes: &B) -> Option<Network>;
 }
-
-/// What [`Parse`] yields; opaque outside this module.
-pub struct NetworkOf<F: Family>(Network<F::Addr>);
 
 impl Parse for V4 {
     #[inline(always)]
-    fn network<B: Bytes>(bytes: &B) -> Option<NetworkOf<Self>> {
+    fn network<B: Bytes>(bytes: &B) -> Option<Network> {
         const OFFSET_MASK: u16 = 0x1fff;
         const MORE: u16 = 0x2000;
         let header: Ipv4Header = bytes.read(0)?;
@@ -152,27 +150,27 @@ impl Parse for V4 {
         if header.version_length >> 4 != 4 || l4 < 20 || fragment & OFFSET_MASK != 0 {
             return None;
         }
-        Some(NetworkOf(Network {
-            source: header.source,
-            destination: header.destination,
+        Some(Network {
+            source: [header.source, 0, 0, 0],
+            destination: [header.destination, 0, 0, 0],
             proto: header.proto,
             checksum: header.checksum,
             l4,
             length: u32::from(u16::from_be_bytes(header.total_length)),
             first_fragment: fragment & MORE != 0,
-        }))
+        })
     }
 }
 
 impl Parse for V6 {
     #[inline(always)]
-    fn network<B: Bytes>(bytes: &B) -> Option<NetworkOf<Self>> {
+    fn network<B: Bytes>(bytes: &B) -> Option<Network> {
         const LENGTH: u32 = 40;
         let header: Ipv6Header = bytes.read(0)?;
         if header.version_flow[0] >> 4 != 6 {
             return None;
         }
-        Some(NetworkOf(Network {
+        Some(Network {
             source: header.source,
             destination: header.destination,
             proto: header.next_header,
@@ -180,7 +178,7 @@ impl Parse for V6 {
             l4: LENGTH,
             length: LENGTH + u32::from(u16::from_be_bytes(header.payload_length)),
             first_fragment: false,
-        }))
+        })
     }
 }
 
@@ -188,7 +186,7 @@ impl Parse for V6 {
 /// a later fragment, all of which are left to the stack.
 #[inline(always)]
 pub fn parse<F: Parse, B: Bytes>(bytes: &B, packet: &mut Packet<F::Addr>) -> Option<()> {
-    let NetworkOf(network) = F::network(bytes)?;
+    let network = F::network(bytes)?;
     let header = match network.proto {
         proto::TCP => TCP_HEADER,
         proto::UDP => UDP_HEADER,
@@ -210,8 +208,8 @@ pub fn parse<F: Parse, B: Bytes>(bytes: &B, packet: &mut Packet<F::Addr>) -> Opt
     } else {
         bytes.read::<[u8; 4]>(network.l4 + 4)?;
     }
-    packet.source = network.source;
-    packet.destination = network.destination;
+    packet.source = F::Addr::from_words(network.source);
+    packet.destination = F::Addr::from_words(network.destination);
     packet.source_port = u16::from_be_bytes(ports.source);
     packet.destination_port = u16::from_be_bytes(ports.destination);
     packet.proto = network.proto;

@@ -49,11 +49,11 @@ pub(crate) fn edit<F: Host, const L2: u32>(ctx: &TcContext, work: &Work<F::Addr>
     let packet = &work.packet;
     let new = &work.edit;
     let old = match new.side {
-        Side::Destination => &packet.destination,
-        Side::Source => &packet.source,
+        Side::Destination => packet.destination.words(),
+        Side::Source => packet.source.words(),
     };
     let words = F::Addr::LEN / 4;
-    let difference = checksum::difference(&old.words(), &new.address.words(), words);
+    let difference = checksum::difference(&old, &new.address.words(), words);
 
     let at = L2 + packet.checksum_offset();
     let mut flags = u64::from(BPF_F_PSEUDO_HDR);

@@ -46,7 +46,7 @@ pub enum Side {
 
 /// The rewriting of one packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
+#[repr(C, align(4))]
 pub struct Edit<A> {
     /// The new address of `side`.
     pub address: A,

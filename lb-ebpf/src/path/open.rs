@@ -6,7 +6,7 @@
 //! **Invariant:** no request entry exists without its reply entry.
 
 use lb_common::abi::{Conn, ConnKey, ConnState, Direction, FrontendFlags, Hop, proto};
-use lb_common::{Family, Reason};
+use lb_common::{Address as _, Family, Reason};
 
 use super::{Outcome, Work, flow, select};
 use crate::tables::{InsertError, NextHop, Tables};
@@ -48,7 +48,7 @@ pub(super) fn open<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::A
         select::select_backend(tables, work, position, attempt)?;
         attempt += 1;
         // Reaching itself needs SNAT; another backend serves as well.
-        if work.backend.address == work.packet.source {
+        if work.backend.address.words() == work.packet.source.words() {
             hairpin = true;
             continue;
         }

@@ -123,5 +123,9 @@ fn direct<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>) -> 
         tables.remove_conn(&work.request_key);
         tables.remove_conn(&work.other_key);
     }
-    if collides { open::open_direct(tables, work) } else { Ok(Decision::Pass) }
+    if collides {
+        open::open_direct(tables, work)
+    } else {
+        Ok(Decision::Pass)
+    }
 }
