@@ -5,7 +5,10 @@
 //! target directory of its own, because the outer one holds the lock of the usual one.
 //! `LB_SKIP_BPF=1` writes an empty object instead: for editors and documentation.
 //! Read next: lb-ebpf/toolchain.rs, which finds the compiler.
-#![expect(clippy::print_stdout, reason = "a build script speaks to cargo on stdout")]
+#![expect(
+    clippy::print_stdout,
+    reason = "a build script speaks to cargo on stdout"
+)]
 
 #[path = "../lb-ebpf/toolchain.rs"]
 mod toolchain;
@@ -39,7 +42,10 @@ fn build() -> Result<(), String> {
     let workspace = PathBuf::from(variable("CARGO_MANIFEST_DIR")?).join("..");
     let out = PathBuf::from(variable("OUT_DIR")?);
     for input in INPUTS {
-        println!("cargo::rerun-if-changed={}", workspace.join(input).display());
+        println!(
+            "cargo::rerun-if-changed={}",
+            workspace.join(input).display()
+        );
     }
     for name in ["LB_SKIP_BPF", "LB_BPF_RUSTC", "LB_BPF_CARGO"] {
         println!("cargo::rerun-if-env-changed={name}");
@@ -52,7 +58,10 @@ fn build() -> Result<(), String> {
     let toolchain = toolchain::Toolchain::find()?;
     println!("cargo::rustc-env=LB_BPF_TOOLCHAIN={}", toolchain.describe());
     let built = compile(&toolchain, &workspace, &out.join("bpf"))?;
-    write(&object, &fs::read(&built).map_err(|e| format!("read {}: {e}", built.display()))?)
+    write(
+        &object,
+        &fs::read(&built).map_err(|e| format!("read {}: {e}", built.display()))?,
+    )
 }
 
 /// Builds the programs and returns the path of the ELF object.
@@ -64,7 +73,15 @@ fn compile(
     let status = toolchain
         .cargo("build")
         .current_dir(workspace)
-        .args(["--package", "lb-ebpf", "--bin", "lb-ebpf", "--profile", "bpf", "--locked"])
+        .args([
+            "--package",
+            "lb-ebpf",
+            "--bin",
+            "lb-ebpf",
+            "--profile",
+            "bpf",
+            "--locked",
+        ])
         .arg("--target-dir")
         .arg(target_dir)
         .stdout(Stdio::null())

@@ -1,0 +1,285 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `cargo xtask test`: the levels of the test pyramid as stages, with the time each one took.
+//!
+//! nextest runs them where it is installed; elsewhere the test programs are run one by one.
+//! **Invariant:** nothing is skipped silently: a level that cannot run here is named with the
+//! reason, and is a failure where `LB_REQUIRE_BPF=1`; a failed stage does not hide the later ones.
+//! Read next: nextest.rs and plain.rs, the runners; fresh.rs for the bare machine.
+
+mod nextest;
+mod plain;
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use clap::{Subcommand, ValueEnum};
+
+use crate::doctor::{self, Scope};
+use crate::fresh::Fresh;
+use crate::process::{find_program, target_dir, wait_through_interrupts};
+use crate::table::{duration, render};
+
+/// Runs tests: all levels, or one, or those of a level whose name contains a word.
+///
+/// Gets what the machine lacks first, as `doctor --fix --for test` does. Ends with a table of the
+/// time each stage took and one line `N passed, N failed`.
+#[derive(clap::Args)]
+pub(crate) struct Test {
+    #[command(subcommand)]
+    level: Option<Level>,
+    /// What runs the tests
+    #[arg(long, value_enum, default_value_t = Runner::Auto, global = true)]
+    runner: Runner,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Runner {
+    /// cargo-nextest where it is installed, else plain
+    Auto,
+    /// cargo-nextest: each test in a process of its own
+    Nextest,
+    /// The test programs as cargo builds them
+    Plain,
+}
+
+/// The words that select tests by name.
+#[derive(clap::Args, Default)]
+pub(crate) struct Filter {
+    /// Only tests whose names contain this
+    filter: Option<String>,
+}
+
+#[derive(Subcommand)]
+enum Level {
+    /// Everything below except soak and fresh; what no level at all means, too
+    All(Filter),
+    /// Pure functions: tables and property tests, beside the code
+    Unit(Filter),
+    /// Scenarios: Kubernetes YAML in, the text of the tables out
+    Golden(Filter),
+    /// The verifier gate, and packets through the programs in the kernel (needs `CAP_BPF`)
+    Bpf(Filter),
+    /// Clusters of network namespaces with real sockets (needs root)
+    Net(Filter),
+    /// The net level with long runs; no part of `all`
+    Soak(Filter),
+    /// The README's commands on a bare machine, made of a minimal root file system; no part of `all`
+    Fresh(Fresh),
+}
+
+/// A level of the pyramid: which tests belong to it, in the words of both runners.
+struct Stage {
+    name: &'static str,
+    /// nextest's words for the tests of this stage.
+    expression: &'static str,
+    /// The same by package, kind of target and name of target.
+    selects: fn(&str, &str, &str) -> bool,
+    needs_privileges: bool,
+}
+
+/// Tests of lb-agent that load programs into the kernel; its other ones are scenarios.
+const KERNEL_TESTS: [&str; 2] = ["verifier", "packets"];
+
+const UNIT: Stage = Stage {
+    name: "unit",
+    expression: "not package(lb-lab) & not kind(test)",
+    selects: |package, kind, _| package != "lb-lab" && kind != "test",
+    needs_privileges: false,
+};
+const GOLDEN: Stage = Stage {
+    name: "golden",
+    expression: "not package(lb-lab) & kind(test) & not binary(/^(verifier|packets)$/)",
+    selects: |package, kind, name| {
+        package != "lb-lab" && kind == "test" && !KERNEL_TESTS.contains(&name)
+    },
+    needs_privileges: false,
+};
+const BPF: Stage = Stage {
+    name: "bpf",
+    expression: "package(lb-agent) & kind(test) & binary(/^(verifier|packets)$/)",
+    selects: |package, kind, name| {
+        package == "lb-agent" && kind == "test" && KERNEL_TESTS.contains(&name)
+    },
+    needs_privileges: true,
+};
+const NET: Stage = Stage {
+    name: "net",
+    expression: "package(lb-lab)",
+    selects: |package, _, _| package == "lb-lab",
+    needs_privileges: true,
+};
+const ALL: [Stage; 4] = [UNIT, GOLDEN, BPF, NET];
+
+/// Tests that ran.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Counts {
+    passed: u64,
+    failed: u64,
+}
+
+/// What was built, and by whom it is run.
+enum Built {
+    Nextest,
+    Plain(Vec<plain::Program>),
+}
+
+/// What became of a stage.
+#[derive(Default)]
+struct Outcome {
+    counts: Counts,
+    time: Duration,
+    note: String,
+}
+
+impl Test {
+    pub(crate) fn run(&self) -> Result<()> {
+        let stages = |stages, filter: &Filter, soak| {
+            run_stages(stages, filter.filter.as_deref(), soak, self.runner)
+        };
+        match self.level.as_ref() {
+            None => run_stages(&ALL, None, false, self.runner),
+            Some(Level::All(filter)) => stages(&ALL, filter, false),
+            Some(Level::Unit(filter)) => stages(&[UNIT], filter, false),
+            Some(Level::Golden(filter)) => stages(&[GOLDEN], filter, false),
+            Some(Level::Bpf(filter)) => stages(&[BPF], filter, false),
+            Some(Level::Net(filter)) => stages(&[NET], filter, false),
+            Some(Level::Soak(filter)) => stages(&[NET], filter, true),
+            Some(Level::Fresh(fresh)) => fresh.run(),
+        }
+    }
+}
+
+/// The levels that run anywhere, for `ci fast`.
+pub(crate) fn without_privileges() -> Result<()> {
+    run_stages(&[UNIT, GOLDEN], None, false, Runner::Auto)
+}
+
+/// Every level, for `ci full`.
+pub(crate) fn all() -> Result<()> {
+    run_stages(&ALL, None, false, Runner::Auto)
+}
+
+fn run_stages(stages: &[Stage], filter: Option<&str>, soak: bool, runner: Runner) -> Result<()> {
+    wait_through_interrupts()?;
+    let start = Instant::now();
+    doctor::prepare(Scope::Test)?;
+    let mut rows = vec![("doctor", Outcome::after(start))];
+    let start = Instant::now();
+    let nextest = match runner {
+        Runner::Auto => find_program("cargo-nextest").is_some(),
+        Runner::Nextest => true,
+        Runner::Plain => false,
+    };
+    let built = if nextest {
+        nextest::build()?;
+        Built::Nextest
+    } else {
+        Built::Plain(plain::build()?)
+    };
+    rows.push(("build", Outcome::after(start)));
+    for stage in stages {
+        rows.push((stage.name, run_stage(&built, stage, filter, soak)?));
+    }
+    report(&rows)
+}
+
+fn run_stage(built: &Built, stage: &Stage, filter: Option<&str>, soak: bool) -> Result<Outcome> {
+    if stage.needs_privileges
+        && let Some(outcome) = refused(stage.name)
+    {
+        return Ok(outcome);
+    }
+    let start = Instant::now();
+    let counts = match built {
+        Built::Nextest => nextest::run_stage(stage, filter, soak)?,
+        Built::Plain(programs) => plain::run_stage(programs, stage, filter, soak)?,
+    };
+    let note = if counts.failed > 0 {
+        "FAILED".to_owned()
+    } else {
+        String::new()
+    };
+    Ok(Outcome {
+        counts,
+        note,
+        ..Outcome::after(start)
+    })
+}
+
+impl Outcome {
+    fn after(start: Instant) -> Self {
+        Self {
+            time: start.elapsed(),
+            ..Self::default()
+        }
+    }
+}
+
+/// What the lab's tests must know: the agent that this very build made, and how long to run.
+fn with_agent(command: &mut Command, soak: bool) {
+    if let Ok(target) = target_dir() {
+        command.env("LB_AGENT", target.join("debug/lb-agent"));
+    }
+    if soak {
+        command.env("LB_SOAK", "1");
+    }
+}
+
+/// Says that a level cannot run here; `None` where it can.
+fn refused(name: &str) -> Option<Outcome> {
+    let missing = doctor::missing_privileges();
+    if missing.is_empty() {
+        return None;
+    }
+    let required = std::env::var_os("LB_REQUIRE_BPF").is_some_and(|value| value == "1");
+    let missing = missing.join(", ");
+    eprintln!();
+    eprintln!("NOT RUN: the level `{name}`, because this process lacks {missing}.");
+    eprintln!("         Run it as root: sudo -E env PATH=\"$PATH\" cargo xtask test {name}");
+    let note = format!("NOT RUN: lacks {missing}");
+    let counts = Counts {
+        passed: 0,
+        failed: u64::from(required),
+    };
+    Some(Outcome {
+        counts,
+        note,
+        ..Outcome::default()
+    })
+}
+
+fn report(rows: &[(&str, Outcome)]) -> Result<()> {
+    let mut cells = vec![
+        ["stage", "passed", "failed", "time", ""]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
+    for (name, outcome) in rows {
+        let tests = !matches!(*name, "doctor" | "build");
+        let count = |number: u64| {
+            if tests {
+                number.to_string()
+            } else {
+                String::new()
+            }
+        };
+        cells.push(vec![
+            (*name).to_owned(),
+            count(outcome.counts.passed),
+            count(outcome.counts.failed),
+            duration(outcome.time),
+            outcome.note.clone(),
+        ]);
+    }
+    let passed: u64 = rows.iter().map(|(_, outcome)| outcome.counts.passed).sum();
+    let failed: u64 = rows.iter().map(|(_, outcome)| outcome.counts.failed).sum();
+    let time: Duration = rows.iter().map(|(_, outcome)| outcome.time).sum();
+    println!();
+    print!("{}", render(&cells));
+    println!("\n{passed} passed, {failed} failed in {}", duration(time));
+    if failed > 0 {
+        bail!("{failed} failed");
+    }
+    Ok(())
+}
