@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Carries planned writes out on the pinned maps, and reads them back at start.
+//!
+//! Both families go through the same generic code.
+//! **Invariant:** one write is one bpf(2) call and decides nothing; their order is `crate::diff`'s.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use aya::maps::MapError;
+use lb_common::abi::{Backend, FrontendKey, limits, names};
+
+use super::error::os_error;
+use super::maps::{FamilyMaps, Hash, KernelTables, MapFamily, Raw, is_missing};
+use crate::model::tables::{FamilyTables, Op, TableContent, TableOp};
+use crate::tables::{ApplyError, DumpError, Tables};
+
+impl Tables for KernelTables {
+    fn apply(&mut self, op: &Op) -> Result<(), ApplyError> {
+        let written = match op {
+            Op::V4(write) => self.v4.apply(write),
+            Op::V6(write) => self.v6.apply(write),
+            Op::PutSlot(key, backend) => put(&mut self.slots, *key, *backend),
+            Op::DeleteSlot(key) => delete(&mut self.slots, *key),
+        };
+        written.map_err(|error| {
+            let code = os_error(&error);
+            if code == Some(nix::errno::Errno::E2BIG as i32) {
+                ApplyError::full(op, limit(op.map()))
+            } else {
+                ApplyError::io(op, into_io(error))
+            }
+        })
+    }
+
+    fn dump(&self) -> Result<TableContent, DumpError> {
+        Ok(TableContent {
+            v4: self.v4.dump::<lb_common::V4>()?,
+            v6: self.v6.dump::<lb_common::V6>()?,
+            slots: dump(&self.slots, names::SLOTS)?,
+        })
+    }
+}
+
+impl<A: Copy + Ord> FamilyMaps<A>
+where
+    FrontendKey<A>: bytemuck::Pod,
+    Backend<A>: bytemuck::Pod,
+{
+    fn apply(&mut self, op: &TableOp<A>) -> Result<(), MapError> {
+        match op {
+            TableOp::PutFrontend(key, value) => put(&mut self.frontends, *key, *value),
+            TableOp::DeleteFrontend(key) => delete(&mut self.frontends, *key),
+            TableOp::PutBackend(id, value) => put(&mut self.backends, *id, *value),
+            TableOp::DeleteBackend(id) => delete(&mut self.backends, *id),
+        }
+    }
+
+    fn dump<F: MapFamily<Addr = A>>(&self) -> Result<FamilyTables<A>, DumpError> {
+        Ok(FamilyTables {
+            frontends: dump(&self.frontends, F::FRONTENDS)?,
+            backends: dump(&self.backends, F::BACKENDS)?,
+        })
+    }
+}
+
+fn put<K: bytemuck::Pod, V: bytemuck::Pod>(
+    map: &mut Hash<K, V>,
+    key: K,
+    value: V,
+) -> Result<(), MapError> {
+    map.insert(Raw(key), Raw(value), 0)
+}
+
+fn delete<K: bytemuck::Pod, V: bytemuck::Pod>(
+    map: &mut Hash<K, V>,
+    key: K,
+) -> Result<(), MapError> {
+    match map.remove(&Raw(key)) {
+        Err(error) if is_missing(&error) => Ok(()),
+        other => other,
+    }
+}
+
+fn dump<K: bytemuck::Pod + Ord, V: bytemuck::Pod>(
+    map: &Hash<K, V>,
+    name: &'static str,
+) -> Result<BTreeMap<K, V>, DumpError> {
+    map.iter()
+        .map(|entry| entry.map(|(Raw(key), Raw(value))| (key, value)))
+        .collect::<Result<_, _>>()
+        .map_err(|error| DumpError {
+            map: name,
+            source: into_io(error),
+        })
+}
+
+/// Entries that the map was made for.
+fn limit(map: &'static str) -> u32 {
+    match map {
+        names::SLOTS => limits::SLOTS,
+        names::BACKENDS_V4 | names::BACKENDS_V6 => limits::BACKENDS,
+        _ => limits::FRONTENDS,
+    }
+}
+
+fn into_io(error: MapError) -> io::Error {
+    match error {
+        MapError::SyscallError(error) => error.io_error,
+        error => io::Error::other(error),
+    }
+}

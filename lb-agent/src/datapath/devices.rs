@@ -1,0 +1,436 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Which devices are managed, decided from plain facts about them.
+//!
+//! Uplinks carry the default route or a node's address, overlay devices carry traffic between
+//! nodes, pod devices lead into another network namespace.
+//! **Invariant:** no netlink here. A bridge is never managed, because its ports are and a packet
+//! must not meet the programs twice; nor is the loopback device.
+
+use std::fmt;
+
+use lb_common::abi::{Iface, IfaceFlags};
+
+/// Why a device is managed. The first that applies in the order uplink, overlay, pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Role {
+    /// Leads out of the node.
+    Uplink,
+    /// Leads to other nodes through a tunnel.
+    Overlay,
+    /// Leads to a pod.
+    Pod,
+    /// Named by an include pattern and nothing of the above.
+    Included,
+}
+
+impl Role {
+    const ALL: [Self; 4] = [Self::Pod, Self::Uplink, Self::Overlay, Self::Included];
+
+    /// The role in the singular, as shown to people.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Uplink => "uplink",
+            Self::Overlay => "overlay",
+            Self::Pod => "pod",
+            Self::Included => "included",
+        }
+    }
+
+    const fn plural(self) -> &'static str {
+        match self {
+            Self::Uplink => "uplinks",
+            Self::Overlay => "overlays",
+            Self::Pod => "pods",
+            Self::Included => "included",
+        }
+    }
+}
+
+/// What the kernel says of a device.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LinkFacts {
+    /// Its number.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// What made it (`veth`, `bridge`, ...); empty for hardware.
+    pub kind: String,
+    /// Packets have an Ethernet header.
+    pub ethernet: bool,
+    /// It is `lo`.
+    pub loopback: bool,
+    /// Number of the device that it is a port of; 0: none.
+    pub master: u32,
+    /// Number of the device at its other end or below it; 0: none.
+    pub peer: u32,
+    /// Id of the network namespace that `peer` is in, when it is another one.
+    pub peer_netns: Option<u32>,
+}
+
+impl LinkFacts {
+    /// True for both ends of a pair of devices that lead to each other.
+    pub fn is_pair(&self) -> bool {
+        matches!(self.kind.as_str(), "veth" | "netkit")
+    }
+
+    fn is_overlay(&self) -> bool {
+        matches!(
+            self.kind.as_str(),
+            "vxlan"
+                | "geneve"
+                | "ipip"
+                | "ip6tnl"
+                | "sit"
+                | "gre"
+                | "gretap"
+                | "ip6gre"
+                | "ip6gretap"
+                | "erspan"
+                | "ip6erspan"
+                | "wireguard"
+                | "tun"
+        )
+    }
+
+    fn is_pod(&self) -> bool {
+        self.is_pair() && self.peer_netns.is_some()
+    }
+
+    /// Carries no traffic of its own, or only what its ports carry as well.
+    fn is_never_managed(&self) -> bool {
+        self.loopback
+            || matches!(
+                self.kind.as_str(),
+                "bridge" | "vrf" | "dummy" | "ifb" | "nlmon"
+            )
+    }
+}
+
+/// What else the kernel knows of a device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Carries {
+    /// A default route leads out of it, or out of the bridge that it is a port of.
+    pub default_route: bool,
+    /// It has an address of more than local meaning.
+    pub global_address: bool,
+}
+
+/// Patterns over device names that override what is found: `*` is any text, `?` any character.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Patterns {
+    /// Managed whatever they are, unless bridge or loopback.
+    pub include: Vec<String>,
+    /// Not managed whatever they are; wins over `include`.
+    pub exclude: Vec<String>,
+}
+
+/// The role of a device, or none when it is not managed.
+pub fn classify(link: &LinkFacts, carries: Carries, patterns: &Patterns) -> Option<Role> {
+    let named = |patterns: &[String]| patterns.iter().any(|pattern| matches(pattern, &link.name));
+    if named(&patterns.exclude) {
+        return None;
+    }
+    if link.is_never_managed() {
+        return None;
+    }
+    // In nested clusters the uplink is itself a veth, so the default route decides first. An
+    // address alone does not: overlay devices and point-to-point pod devices have them as well.
+    let uplink =
+        carries.default_route || carries.global_address && !link.is_overlay() && !link.is_pod();
+    if uplink {
+        Some(Role::Uplink)
+    } else if link.is_overlay() {
+        Some(Role::Overlay)
+    } else if link.is_pod() {
+        Some(Role::Pod)
+    } else {
+        named(&patterns.include).then_some(Role::Included)
+    }
+}
+
+/// What the packet path must know of a device; `bridge` is the bridge that it is a port of.
+pub(super) fn iface(link: &LinkFacts, bridge: Option<u32>) -> Iface {
+    Iface {
+        bridge: bridge.unwrap_or(0),
+        peer_netns: link.peer_netns.unwrap_or(0),
+        flags: if link.peer_netns.is_some() {
+            IfaceFlags::PEER_NETNS
+        } else {
+            0
+        },
+    }
+}
+
+/// True when `name` is one that `pattern` stands for.
+fn matches(pattern: &str, name: &str) -> bool {
+    let Some(first) = pattern.chars().next() else {
+        return name.is_empty();
+    };
+    let rest = &pattern[first.len_utf8()..];
+    if first == '*' {
+        // Device names have at most 15 characters, so trying every split is cheap.
+        return (0..=name.len())
+            .filter(|&at| name.is_char_boundary(at))
+            .any(|at| matches(rest, &name[at..]));
+    }
+    match name.chars().next() {
+        Some(character) if first == '?' || first == character => {
+            matches(rest, &name[character.len_utf8()..])
+        }
+        _ => false,
+    }
+}
+
+/// How many devices of each role are managed; shows as `3 pods, 1 uplink`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Managed {
+    /// Name and role of each device, by its number.
+    pub devices: std::collections::BTreeMap<u32, (String, Role)>,
+}
+
+impl fmt::Display for Managed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut separator = "";
+        for role in Role::ALL {
+            let count = self.devices.values().filter(|(_, r)| *r == role).count();
+            if count > 0 {
+                let noun = if count == 1 {
+                    role.name()
+                } else {
+                    role.plural()
+                };
+                write!(f, "{separator}{count} {noun}")?;
+                separator = ", ";
+            }
+        }
+        if separator.is_empty() {
+            f.write_str("none")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOTHING: Carries = Carries {
+        default_route: false,
+        global_address: false,
+    };
+    const ADDRESS: Carries = Carries {
+        default_route: false,
+        global_address: true,
+    };
+    const ROUTE: Carries = Carries {
+        default_route: true,
+        global_address: true,
+    };
+
+    fn link(name: &str, kind: &str, peer_netns: Option<u32>) -> LinkFacts {
+        LinkFacts {
+            index: 7,
+            name: name.to_owned(),
+            kind: kind.to_owned(),
+            ethernet: true,
+            peer_netns,
+            ..LinkFacts::default()
+        }
+    }
+
+    #[test]
+    fn each_kind_of_device_gets_its_role() {
+        let cases = [
+            (
+                "hardware with the default route",
+                link("eth0", "", None),
+                ROUTE,
+                Some(Role::Uplink),
+            ),
+            (
+                "hardware with an address",
+                link("eth1", "", None),
+                ADDRESS,
+                Some(Role::Uplink),
+            ),
+            ("idle hardware", link("eth2", "", None), NOTHING, None),
+            (
+                "vlan with an address",
+                link("eth0.5", "vlan", None),
+                ADDRESS,
+                Some(Role::Uplink),
+            ),
+            (
+                "bond with the default route",
+                link("bond0", "bond", None),
+                ROUTE,
+                Some(Role::Uplink),
+            ),
+            (
+                "uplink of a nested cluster",
+                link("eth0", "veth", Some(0)),
+                ROUTE,
+                Some(Role::Uplink),
+            ),
+            (
+                "pod on a bridge",
+                link("veth1", "veth", Some(0)),
+                NOTHING,
+                Some(Role::Pod),
+            ),
+            (
+                "pod point to point",
+                link("cali1", "veth", Some(3)),
+                ADDRESS,
+                Some(Role::Pod),
+            ),
+            (
+                "netkit pod",
+                link("lxc1", "netkit", Some(3)),
+                NOTHING,
+                Some(Role::Pod),
+            ),
+            (
+                "veth within the node",
+                link("veth2", "veth", None),
+                NOTHING,
+                None,
+            ),
+            (
+                "flannel's overlay",
+                link("flannel.1", "vxlan", None),
+                ADDRESS,
+                Some(Role::Overlay),
+            ),
+            (
+                "calico's tunnel",
+                link("tunl0", "ipip", None),
+                ADDRESS,
+                Some(Role::Overlay),
+            ),
+            (
+                "wireguard",
+                link("wg0", "wireguard", None),
+                NOTHING,
+                Some(Role::Overlay),
+            ),
+            (
+                "geneve",
+                link("genev_sys", "geneve", None),
+                NOTHING,
+                Some(Role::Overlay),
+            ),
+            (
+                "gre",
+                link("gre1", "gre", None),
+                NOTHING,
+                Some(Role::Overlay),
+            ),
+            (
+                "tun",
+                link("tun0", "tun", None),
+                NOTHING,
+                Some(Role::Overlay),
+            ),
+            (
+                "tunnel with the default route",
+                link("wg0", "wireguard", None),
+                ROUTE,
+                Some(Role::Uplink),
+            ),
+            (
+                "the bridge of the pods",
+                link("cni0", "bridge", None),
+                ADDRESS,
+                None,
+            ),
+            (
+                "a bridge with the default route",
+                link("br0", "bridge", None),
+                ROUTE,
+                None,
+            ),
+            (
+                "kube-proxy's dummy",
+                link("kube-ipvs0", "dummy", None),
+                ADDRESS,
+                None,
+            ),
+        ];
+        for (what, link, carries, role) in cases {
+            assert_eq!(
+                classify(&link, carries, &Patterns::default()),
+                role,
+                "{what}"
+            );
+        }
+    }
+
+    #[test]
+    fn loopback_and_bridges_are_not_managed_even_when_included() {
+        let patterns = Patterns {
+            include: vec!["*".to_owned()],
+            exclude: vec![],
+        };
+        let mut lo = link("lo", "", None);
+        lo.loopback = true;
+        assert_eq!(classify(&lo, ADDRESS, &patterns), None);
+        assert_eq!(
+            classify(&link("cni0", "bridge", None), ROUTE, &patterns),
+            None
+        );
+    }
+
+    #[test]
+    fn patterns_override_what_is_found_and_exclude_wins() {
+        let patterns = Patterns {
+            include: vec!["ens?".to_owned()],
+            exclude: vec!["docker*".to_owned(), "ens9".to_owned()],
+        };
+        let role = |name: &str, kind: &str| classify(&link(name, kind, None), NOTHING, &patterns);
+        assert_eq!(role("ens4", ""), Some(Role::Included));
+        assert_eq!(role("ens44", ""), None);
+        assert_eq!(role("ens9", ""), None);
+        assert_eq!(role("docker_tun", "tun"), None);
+        assert_eq!(role("ens4", "vxlan"), Some(Role::Overlay));
+    }
+
+    #[test]
+    fn patterns_match_whole_names() {
+        for (pattern, name, fits) in [
+            ("veth*", "veth0a1b", true),
+            ("veth*", "myveth0", false),
+            ("*eth*", "myveth0", true),
+            ("e?h0", "eth0", true),
+            ("e?h0", "eh0", false),
+            ("*", "", true),
+            ("", "", true),
+            ("", "eth0", false),
+            ("a*b*c", "aXbYc", true),
+            ("a*b*c", "aXbY", false),
+        ] {
+            assert_eq!(matches(pattern, name), fits, "{pattern} on {name}");
+        }
+    }
+
+    #[test]
+    fn the_summary_reads_like_a_sentence() {
+        let mut managed = Managed::default();
+        assert_eq!(managed.to_string(), "none");
+        for (index, role) in [Role::Pod, Role::Pod, Role::Uplink].into_iter().enumerate() {
+            let index = u32::try_from(index).unwrap();
+            managed.devices.insert(index, (format!("d{index}"), role));
+        }
+        assert_eq!(managed.to_string(), "2 pods, 1 uplink");
+    }
+
+    #[test]
+    fn the_packet_path_learns_bridge_and_peer_namespace() {
+        let pod = link("veth1", "veth", Some(0));
+        let entry = iface(&pod, Some(4));
+        assert_eq!(entry.bridge, 4);
+        assert_eq!(entry.peer_netns, 0);
+        assert_eq!(entry.flags, IfaceFlags::PEER_NETNS);
+        assert_eq!(iface(&link("eth0", "", None), None), Iface::default());
+    }
+}

@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What can go wrong between the agent and the kernel, and what to do about it.
+//!
+//! Messages are what was being done when it failed; the source says how.
+//! **Invariant:** a refusal (wrong directory, wrong layout) names its remedy.
+
+use std::io;
+use std::path::PathBuf;
+
+/// The data plane could not be set up or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum DatapathError {
+    /// The pin directory is not on a BPF file system; mount one or choose another directory.
+    #[error(
+        "use {} for pins: it is not on a BPF file system; mount one with `mount -t bpf bpf \
+         /sys/fs/bpf`, or let --bpffs name a directory on one", path.display()
+    )]
+    NotBpffs {
+        /// The directory asked for.
+        path: PathBuf,
+    },
+    /// Nothing is pinned there: no agent has run, or it used another directory.
+    #[error(
+        "open the maps under {}: nothing is pinned there; start `lb-agent run`, or let --bpffs \
+         name the directory that it uses", path.display()
+    )]
+    NothingPinned {
+        /// The directory asked for.
+        path: PathBuf,
+    },
+    /// The pin directory could not be made, read or changed.
+    #[error("{what} {}", path.display())]
+    Directory {
+        /// What was being done.
+        what: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// Another version of lb left maps that this one cannot read; remove them.
+    #[error(
+        "reuse the maps under {path}: they have layout {found}, this version needs layout \
+         {wanted}; run the version that made them, or stop lb on this node and remove {path} \
+         (open connections through Services end then)", path = path.display()
+    )]
+    Layout {
+        /// The pin directory.
+        path: PathBuf,
+        /// Layout number found, or `unknown`.
+        found: String,
+        /// Layout number of this program.
+        wanted: u32,
+    },
+    /// A pinned map differs from what this program would make; restore the setting or remove it.
+    #[error(
+        "use map {}: {difference}; start with the size that it was made for, or stop lb on this \
+         node and remove {} (open connections through Services end then)",
+        path.display(), path.parent().unwrap_or(path).display()
+    )]
+    Shape {
+        /// The pinned map.
+        path: PathBuf,
+        /// What differs, in words.
+        difference: String,
+    },
+    /// The program was built without its BPF object; build it again.
+    #[error("load the programs: this binary was built with LB_SKIP_BPF; build it without")]
+    NoObject,
+    /// The object could not be read or its maps could not be made; check memory and privileges.
+    #[error("load the BPF object (needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN, or root)")]
+    Object {
+        /// What the loader said.
+        #[source]
+        source: Box<aya::EbpfError>,
+    },
+    /// The kernel rejected a program; its log is in the source.
+    #[error("load program {name}")]
+    Program {
+        /// The program.
+        name: &'static str,
+        /// What the verifier said.
+        #[source]
+        source: Box<aya::programs::ProgramError>,
+    },
+    /// The object lacks a part that the agent counts on; the two do not belong together.
+    #[error("find {name} in the BPF object: it was built from other sources than the agent")]
+    Missing {
+        /// The map or program.
+        name: &'static str,
+    },
+    /// A pinned map could not be opened, read or written.
+    #[error("{what} map {map}")]
+    Map {
+        /// What was being done.
+        what: &'static str,
+        /// The pinned name.
+        map: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: Box<aya::maps::MapError>,
+    },
+    /// The kernel's tick could not be found out.
+    #[error("find the length of a kernel tick")]
+    Tick {
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// A program could not be attached or detached; it is tried again at the next audit.
+    #[error("{what} {hook} of device {device}")]
+    Attach {
+        /// What was being done.
+        what: &'static str,
+        /// `ingress` or `egress`.
+        hook: &'static str,
+        /// The device's name.
+        device: String,
+        /// What the kernel said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Devices, addresses or routes could not be listed.
+    #[error("list {what} over netlink")]
+    List {
+        /// What was being listed.
+        what: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: Box<rtnetlink::Error>,
+    },
+    /// No netlink socket could be opened.
+    #[error("open a netlink socket")]
+    Socket {
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// The thread that removes ended flows could not be started.
+    #[error("start the thread that removes ended flows")]
+    Thread {
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// The operating system's error number behind an error of aya, when there is one.
+pub(super) fn os_error(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(io) = error.downcast_ref::<io::Error>() {
+            return io.raw_os_error();
+        }
+        next = error.source();
+    }
+    None
+}

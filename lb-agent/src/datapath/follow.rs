@@ -1,0 +1,465 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Follows the node's devices and keeps the programs on those that are managed.
+//!
+//! Messages of the kernel are acted on at once, so that a new pod's first packet finds the
+//! programs; lost messages and a periodic audit lead to a full list.
+//! **Invariant:** a device's entry in `IFACES` and its egress program are there before its ingress
+//! program: no flow is translated whose replies would not be.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures_util::stream::BoxStream;
+use futures_util::{FutureExt as _, StreamExt as _};
+use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::RouteNetlinkMessage;
+use rtnetlink::sys::AsyncSocket as _;
+use rtnetlink::{Handle, MulticastGroup};
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
+
+use super::attach::{Attacher, Hook, Outcome};
+use super::devices::{Managed, Patterns};
+use super::error::DatapathError;
+use super::maps::Ifaces;
+use super::netlink;
+use super::view::{View, Wanted};
+
+/// Bytes of messages that the kernel may keep for us: a thousand pods may start at once.
+const RECEIVE_BUFFER_BYTES: u32 = 4 << 20;
+/// Messages taken together before acting on them, so that a burst is not acted on one by one.
+const MESSAGES_PER_STEP: usize = 256;
+/// Waits before asking again for a pair whose other end is on its way to another namespace.
+const SETTLE_WAITS: [Duration; 5] = [
+    Duration::from_millis(1),
+    Duration::from_millis(2),
+    Duration::from_millis(10),
+    Duration::from_millis(50),
+    Duration::from_millis(250),
+];
+/// Wait before a new netlink socket when one broke.
+const RECONNECT_WAIT: Duration = Duration::from_secs(1);
+
+const GROUPS: [MulticastGroup; 6] = [
+    MulticastGroup::Link,
+    MulticastGroup::Tc,
+    MulticastGroup::Ipv4Ifaddr,
+    MulticastGroup::Ipv6Ifaddr,
+    MulticastGroup::Ipv4Route,
+    MulticastGroup::Ipv6Route,
+];
+
+type Messages = BoxStream<'static, NetlinkMessage<RouteNetlinkMessage>>;
+
+/// What messages leave to do.
+#[derive(Debug, Default)]
+struct Todo {
+    /// Messages were lost; only a full list helps.
+    list: bool,
+    /// A default route came or went.
+    routes: bool,
+    /// Devices whose filters have changed.
+    filters: BTreeSet<u32>,
+}
+
+/// Keeps the programs on the managed devices.
+pub(super) struct Follower {
+    attacher: Attacher,
+    ifaces: Ifaces,
+    patterns: Patterns,
+    view: View,
+    attached: BTreeMap<u32, Wanted>,
+    managed: watch::Sender<Managed>,
+    repairs: Arc<AtomicU64>,
+    /// Index into `SETTLE_WAITS` for each pair that must be asked for again.
+    unsettled: BTreeMap<u32, usize>,
+}
+
+impl Follower {
+    pub(super) fn new(
+        attacher: Attacher,
+        ifaces: Ifaces,
+        patterns: Patterns,
+        managed: watch::Sender<Managed>,
+        repairs: Arc<AtomicU64>,
+    ) -> Self {
+        Self {
+            attacher,
+            ifaces,
+            patterns,
+            view: View::default(),
+            attached: BTreeMap::new(),
+            managed,
+            repairs,
+            unsettled: BTreeMap::new(),
+        }
+    }
+
+    /// Lists everything and attaches; then returns the endless rest of the work.
+    pub(super) async fn start(
+        mut self,
+        audit: Duration,
+    ) -> Result<impl Future<Output = ()> + Send + 'static, DatapathError> {
+        let mut netlink = Netlink::open()?;
+        self.view = netlink::list(&netlink.handle).await?;
+        self.forget_strangers();
+        let first_error = self.ensure(self.view.indices().collect());
+        if let Some(error) = first_error
+            && self.attached.is_empty()
+        {
+            return Err(error);
+        }
+        self.report();
+        Ok(async move {
+            loop {
+                self.follow(&mut netlink, audit).await;
+                tracing::warn!("the netlink socket broke; opening a new one");
+                loop {
+                    sleep(RECONNECT_WAIT).await;
+                    match Netlink::open() {
+                        Ok(opened) => netlink = opened,
+                        Err(error) => {
+                            warn("reopen netlink", &error);
+                            continue;
+                        }
+                    }
+                    break;
+                }
+                self.audit(&netlink.handle).await;
+            }
+        })
+    }
+
+    /// Acts on messages and audits until the socket breaks.
+    async fn follow(&mut self, netlink: &mut Netlink, period: Duration) {
+        let mut audits = interval_at(Instant::now() + period, period);
+        audits.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                message = netlink.messages.next() => {
+                    let Some(message) = message else { return };
+                    self.take(&mut netlink.messages, message, &netlink.handle).await;
+                }
+                () = sleep(self.settle_wait()), if !self.unsettled.is_empty() => {
+                    self.settle(&netlink.handle).await;
+                }
+                _ = audits.tick() => self.audit(&netlink.handle).await,
+            }
+        }
+    }
+
+    /// Takes one message and what has queued up behind it, then acts.
+    async fn take(
+        &mut self,
+        messages: &mut Messages,
+        first: NetlinkMessage<RouteNetlinkMessage>,
+        handle: &Handle,
+    ) {
+        let mut todo = Todo::default();
+        let mut touched = BTreeSet::new();
+        let mut next = Some(first);
+        for _ in 0..MESSAGES_PER_STEP {
+            let Some(message) = next else { break };
+            touched.extend(self.read(message.payload, &mut todo));
+            next = messages.next().now_or_never().flatten();
+        }
+        if let Some(last) = next {
+            touched.extend(self.read(last.payload, &mut todo));
+        }
+        if todo.list {
+            tracing::info!("messages about devices were lost; listing all of them");
+            self.audit(handle).await;
+            return;
+        }
+        self.react(touched);
+        self.look_for_unsettled();
+        if todo.routes {
+            match netlink::list_default_routes(handle).await {
+                Ok(devices) => {
+                    self.view.set_default_routes(devices);
+                    self.react(self.view.indices().collect());
+                }
+                Err(error) => warn("follow routes", &error),
+            }
+        }
+        for index in todo.filters {
+            self.check_filters(handle, index).await;
+        }
+        self.report();
+    }
+
+    /// Notes what one message says; returns the devices that it may have changed.
+    fn read(&mut self, payload: NetlinkPayload<RouteNetlinkMessage>, todo: &mut Todo) -> Vec<u32> {
+        use RouteNetlinkMessage as M;
+        let message = match payload {
+            NetlinkPayload::InnerMessage(message) => message,
+            NetlinkPayload::Overrun(_) => {
+                todo.list = true;
+                return Vec::new();
+            }
+            _ => return Vec::new(),
+        };
+        #[expect(
+            clippy::wildcard_enum_match_arm,
+            reason = "other messages of the groups that were asked for are no matter here"
+        )]
+        match message {
+            M::NewLink(link) if is_bridge_port_message(&link) => Vec::new(),
+            M::DelLink(link) if is_bridge_port_message(&link) => Vec::new(),
+            M::NewLink(link) => {
+                let facts = netlink::link_facts(&link);
+                let index = facts.index;
+                self.view.put_link(facts);
+                vec![index]
+            }
+            M::DelLink(link) => {
+                self.view.remove_link(link.header.index);
+                vec![link.header.index]
+            }
+            M::NewAddress(address) => netlink::global_address(&address)
+                .map(|(index, address)| {
+                    self.view.put_address(index, address);
+                    index
+                })
+                .into_iter()
+                .collect(),
+            M::DelAddress(address) => netlink::global_address(&address)
+                .map(|(index, address)| {
+                    self.view.remove_address(index, address);
+                    index
+                })
+                .into_iter()
+                .collect(),
+            M::NewRoute(route) | M::DelRoute(route) => {
+                todo.routes |= netlink::is_default_route(&route);
+                Vec::new()
+            }
+            M::NewTrafficFilter(filter) | M::DelTrafficFilter(filter) => {
+                todo.filters.extend(u32::try_from(filter.header.index));
+                Vec::new()
+            }
+            M::NewQueueDiscipline(qdisc) | M::DelQueueDiscipline(qdisc) => {
+                todo.filters.extend(u32::try_from(qdisc.header.index));
+                Vec::new()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Attaches to and detaches from the devices named, where that changes anything.
+    fn react(&mut self, touched: BTreeSet<u32>) {
+        let changed = touched
+            .into_iter()
+            .filter(|index| {
+                let wanted = self.view.wanted(*index, &self.patterns);
+                self.attached.get(index) != wanted.as_ref()
+            })
+            .collect();
+        self.ensure(changed);
+    }
+
+    /// Brings devices into the state that the view asks for; returns the first error, all of which
+    /// are logged and tried again at the next audit.
+    fn ensure(&mut self, devices: BTreeSet<u32>) -> Option<DatapathError> {
+        let mut wanted = BTreeMap::new();
+        let mut first_error = None;
+        let mut failed = |error: DatapathError| {
+            warn("manage devices", &error);
+            first_error.get_or_insert(error);
+        };
+        for index in devices {
+            match self.view.wanted(index, &self.patterns) {
+                Some(device) => match self.ifaces.put(index, device.iface) {
+                    Ok(()) => {
+                        wanted.insert(index, device);
+                    }
+                    Err(error) => failed(error),
+                },
+                None => self.release(index).unwrap_or_else(&mut failed),
+            }
+        }
+        // ORDER: see the invariant above; across all devices, because replies leave by others.
+        for hook in [Hook::Egress, Hook::Ingress] {
+            wanted.retain(|index, device| {
+                let had = self.attached.contains_key(index);
+                match self.attacher.ensure(&device.target, hook) {
+                    Ok(Outcome::Attached) if had => {
+                        self.repairs.fetch_add(1, Ordering::Relaxed);
+                        tracing::warn!(
+                            device = device.target.name,
+                            hook = hook.name(),
+                            "put the program back, it had been detached"
+                        );
+                        true
+                    }
+                    Ok(Outcome::Attached | Outcome::Kept) => true,
+                    Ok(Outcome::Gone) => false,
+                    Err(error) => {
+                        failed(error);
+                        false
+                    }
+                }
+            });
+        }
+        self.attached.extend(wanted);
+        first_error
+    }
+
+    /// Stops managing a device, which may be gone.
+    fn release(&mut self, index: u32) -> Result<(), DatapathError> {
+        let was = self.attached.remove(&index).map(|device| device.target);
+        if let Some(target) = self.view.target(index).or(was) {
+            // ORDER: no new flows first, then no more replies.
+            self.attacher.remove(&target, Hook::Ingress)?;
+            self.attacher.remove(&target, Hook::Egress)?;
+        }
+        self.ifaces.remove(index)
+    }
+
+    /// Removes what an earlier agent left for devices that are gone.
+    fn forget_strangers(&mut self) {
+        let known: BTreeSet<u32> = self.view.indices().collect();
+        match self.attacher.pinned() {
+            Ok(pinned) => {
+                for (index, hook) in pinned {
+                    if !known.contains(&index)
+                        && let Err(error) = self.attacher.unpin(index, hook)
+                    {
+                        warn("remove an old link", &error);
+                    }
+                }
+            }
+            Err(error) => warn("read old links", &error),
+        }
+        for index in self.ifaces.indices() {
+            if !known.contains(&index)
+                && let Err(error) = self.ifaces.remove(index)
+            {
+                warn("remove an old device", &error);
+            }
+        }
+    }
+
+    /// Lists everything anew and puts back whatever is missing.
+    async fn audit(&mut self, handle: &Handle) {
+        match netlink::list(handle).await {
+            Ok(view) => {
+                let mut devices: BTreeSet<u32> = view.indices().collect();
+                devices.extend(self.attached.keys());
+                self.view = view;
+                self.forget_strangers();
+                self.ensure(devices);
+                self.look_for_unsettled();
+                self.report();
+            }
+            Err(error) => warn("audit devices", &error),
+        }
+    }
+
+    /// Looks at a device's filters after they have changed.
+    async fn check_filters(&mut self, handle: &Handle, index: u32) {
+        let Some(device) = self.attached.get(&index) else {
+            return;
+        };
+        let Ok(filters) = netlink::list_filters(handle, index).await else {
+            return;
+        };
+        let before = device.target.filters;
+        self.view.put_filters(index, filters);
+        // Our own doing changes them too; only what ours depends on is worth another look.
+        let lost = before.ours_ingress && !filters.ours_ingress
+            || before.ours_egress && !filters.ours_egress;
+        if lost || before.foreign_egress != filters.foreign_egress {
+            self.ensure(BTreeSet::from([index]));
+        } else if let Some(device) = self.attached.get_mut(&index) {
+            device.target.filters = filters;
+        }
+    }
+
+    fn look_for_unsettled(&mut self) {
+        let pairs = self.view.unsettled_pairs();
+        self.unsettled.retain(|index, _| pairs.contains(index));
+        for index in pairs {
+            self.unsettled.entry(index).or_insert(0);
+        }
+        self.unsettled
+            .retain(|_, tries| *tries < SETTLE_WAITS.len());
+    }
+
+    fn settle_wait(&self) -> Duration {
+        let soonest = self.unsettled.values().min().copied().unwrap_or(0);
+        SETTLE_WAITS.get(soonest).copied().unwrap_or_default()
+    }
+
+    /// Asks again for pairs whose other end was on its way.
+    async fn settle(&mut self, handle: &Handle) {
+        let pairs: Vec<u32> = self.unsettled.keys().copied().collect();
+        for index in &pairs {
+            if let Some(link) = netlink::get_link(handle, *index).await {
+                self.view.put_link(link);
+            }
+            if let Some(tries) = self.unsettled.get_mut(index) {
+                *tries += 1;
+            }
+        }
+        self.react(pairs.into_iter().collect());
+        let open = self.view.unsettled_pairs();
+        self.unsettled
+            .retain(|index, tries| open.contains(index) && *tries < SETTLE_WAITS.len());
+        self.report();
+    }
+
+    /// Publishes which devices are managed, if that has changed.
+    fn report(&self) {
+        let devices = self
+            .attached
+            .iter()
+            .map(|(index, device)| (*index, (device.target.name.clone(), device.role)))
+            .collect();
+        let managed = Managed { devices };
+        let changed = self.managed.send_if_modified(|current| {
+            let changed = *current != managed;
+            current.clone_from(&managed);
+            changed
+        });
+        if changed {
+            tracing::info!("managed devices: {managed}");
+        }
+    }
+}
+
+/// A bridge tells about its ports in messages of its own family, which lack most attributes.
+fn is_bridge_port_message(link: &netlink_packet_route::link::LinkMessage) -> bool {
+    link.header.interface_family == netlink_packet_route::AddressFamily::Bridge
+}
+
+fn warn(what: &str, error: &DatapathError) {
+    tracing::warn!(error = error as &dyn std::error::Error, "{what}");
+}
+
+/// Two sockets: one for questions, one for what the kernel tells by itself.
+struct Netlink {
+    handle: Handle,
+    messages: Messages,
+}
+
+impl Netlink {
+    fn open() -> Result<Self, DatapathError> {
+        let socket = |source| DatapathError::Socket { source };
+        let (mut following, _, messages) =
+            rtnetlink::new_multicast_connection(&GROUPS).map_err(socket)?;
+        let receiver = following.socket_mut().socket_mut();
+        receiver
+            .set_rx_buf_sz(RECEIVE_BUFFER_BYTES)
+            .map_err(socket)?;
+        tokio::spawn(following);
+        let (asking, handle, _) = rtnetlink::new_connection().map_err(socket)?;
+        tokio::spawn(asking);
+        Ok(Self {
+            handle,
+            messages: messages.map(|(message, _)| message).boxed(),
+        })
+    }
+}

@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Brings the programs and maps into the kernel.
+//!
+//! Maps that an earlier agent pinned are used again, after a check of layout and shape, so that
+//! tables and flows survive a restart; the programs are always this binary's own.
+//! **Invariant:** nothing is attached here. See `attach.rs`.
+
+use std::io::{self, Read as _};
+
+use aya::maps::Array;
+use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
+use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
+use lb_common::abi::{Cursor, limits, names};
+use nix::time::{ClockId, clock_getres};
+
+use super::error::DatapathError;
+use super::pins::{Pins, shapes};
+
+/// The programs, as `build.rs` compiled them.
+static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb-ebpf.o"));
+
+/// The program that returns the low 32 bits of the kernel's jiffies; it is run, never attached.
+const CLOCK: &str = "lb_clock";
+
+/// Programs that are attached to devices: ingress and egress, with and without Ethernet header.
+pub(super) const ATTACHED: [&str; 4] = [
+    "lb_tc_ingress",
+    "lb_tc_egress",
+    "lb_tc_ingress_l3",
+    "lb_tc_egress_l3",
+];
+
+/// Loads everything; maps that do not exist yet are made and pinned.
+pub(super) fn load(pins: &Pins, connections_max: u32) -> Result<Ebpf, DatapathError> {
+    if OBJECT.is_empty() {
+        return Err(DatapathError::NoObject);
+    }
+    pins.check_shapes(connections_max)?;
+    let fresh = !pins.map(names::CURSORS).exists();
+    let hz = ticks_per_second()?;
+    let mut loader = EbpfLoader::new();
+    loader.override_global("HZ", &hz, true);
+    for shape in shapes(connections_max) {
+        loader.map_pin_path(shape.name, pins.map(shape.name));
+        if let Some(entries) = shape.entries {
+            loader.map_max_entries(shape.name, entries);
+        }
+    }
+    let mut ebpf = loader
+        .load(OBJECT)
+        .map_err(|source| DatapathError::Object {
+            source: Box::new(source),
+        })?;
+    // A map that the object lacks or shapes otherwise than the agent is found before any packet.
+    for name in names::ALL {
+        if ebpf.map(name).is_none() {
+            return Err(DatapathError::Missing { name });
+        }
+    }
+    pins.check_shapes(connections_max)?;
+    if fresh {
+        seed_cursors(&mut ebpf)?;
+    }
+    for name in ATTACHED {
+        load_program(&mut ebpf, name)?;
+    }
+    pin_clock(&mut ebpf, pins)?;
+    Ok(ebpf)
+}
+
+/// The program `name` of the object.
+pub(super) fn program<'a>(
+    ebpf: &'a mut Ebpf,
+    name: &'static str,
+) -> Result<&'a mut SchedClassifier, DatapathError> {
+    ebpf.program_mut(name)
+        .and_then(|program| program.try_into().ok())
+        .ok_or(DatapathError::Missing { name })
+}
+
+fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<(), DatapathError> {
+    program(ebpf, name)?
+        .load()
+        .map_err(|source| DatapathError::Program {
+            name,
+            source: Box::new(source),
+        })
+}
+
+/// Pins the clock where the sweeper and the commands that show ages find it.
+fn pin_clock(ebpf: &mut Ebpf, pins: &Pins) -> Result<(), DatapathError> {
+    load_program(ebpf, CLOCK)?;
+    let path = pins.clock();
+    match std::fs::remove_file(&path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            return Err(DatapathError::Directory {
+                what: "remove",
+                path,
+                source,
+            });
+        }
+        _ => {}
+    }
+    program(ebpf, CLOCK)?
+        .pin(&path)
+        .map_err(|source| DatapathError::Directory {
+            what: "pin program",
+            path,
+            source: io::Error::other(source),
+        })
+}
+
+/// Gives every service a random first backend, so that nodes do not march in step.
+fn seed_cursors(ebpf: &mut Ebpf) -> Result<(), DatapathError> {
+    let failed = |source| DatapathError::Map {
+        what: "seed",
+        map: names::CURSORS,
+        source: Box::new(source),
+    };
+    let map = ebpf.map_mut(names::CURSORS).ok_or(DatapathError::Missing {
+        name: names::CURSORS,
+    })?;
+    let mut cursors = Array::<_, Cursor>::try_from(map).map_err(failed)?;
+    let mut random = io::BufReader::new(std::fs::File::open("/dev/urandom").map_err(io_seed)?);
+    for index in 0..limits::SERVICES {
+        let mut seed = [0; size_of::<Cursor>()];
+        random.read_exact(&mut seed).map_err(io_seed)?;
+        cursors
+            .set(index, Cursor::from_ne_bytes(seed), 0)
+            .map_err(failed)?;
+    }
+    Ok(())
+}
+
+fn io_seed(source: io::Error) -> DatapathError {
+    DatapathError::Directory {
+        what: "read random numbers from",
+        path: "/dev/urandom".into(),
+        source,
+    }
+}
+
+/// The kernel's time, as the packet path writes it into flow entries.
+pub struct Clock {
+    program: SchedClassifier,
+    /// Ticks in a second.
+    pub hz: u32,
+}
+
+impl Clock {
+    /// Opens the clock that the agent has pinned.
+    pub fn open(pins: &Pins) -> Result<Self, DatapathError> {
+        let program =
+            SchedClassifier::from_pin(pins.clock()).map_err(|source| DatapathError::Program {
+                name: CLOCK,
+                source: Box::new(source),
+            })?;
+        Ok(Self {
+            program,
+            hz: ticks_per_second()?,
+        })
+    }
+
+    /// Low 32 bits of the kernel's jiffies.
+    pub fn now(&self) -> Result<u32, DatapathError> {
+        // KERNEL: a test run wants at least an Ethernet header, though the program reads none.
+        let frame = [0; 64];
+        let run = self
+            .program
+            .test_run(TestRunOptions {
+                data_in: Some(&frame),
+                repeat: 1,
+                ..TestRunOptions::default()
+            })
+            .map_err(|source| DatapathError::Program {
+                name: CLOCK,
+                source: Box::new(source),
+            })?;
+        Ok(run.return_value)
+    }
+}
+
+/// Ticks in a second: the resolution of the coarse clock is one tick.
+fn ticks_per_second() -> Result<u32, DatapathError> {
+    let tick =
+        clock_getres(ClockId::CLOCK_MONOTONIC_COARSE).map_err(|errno| DatapathError::Tick {
+            source: errno.into(),
+        })?;
+    u64::try_from(tick.tv_nsec())
+        .ok()
+        .filter(|_| tick.tv_sec() == 0)
+        .and_then(hz_of)
+        .ok_or_else(|| DatapathError::Tick {
+            source: io::Error::other(format!("a tick of {tick} makes no sense")),
+        })
+}
+
+/// The kernel stores the tick in whole nanoseconds, so the quotient is rounded to the nearest.
+fn hz_of(tick_ns: u64) -> Option<u32> {
+    const SECOND_NS: u64 = 1_000_000_000;
+    let hz = (SECOND_NS + tick_ns / 2).checked_div(tick_ns)?;
+    u32::try_from(hz).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_tick_that_kernels_are_built_with_is_recognised() {
+        for hz in [24, 100, 250, 300, 1000, 1024] {
+            assert_eq!(hz_of(1_000_000_000 / u64::from(hz)), Some(hz));
+        }
+        assert_eq!(hz_of(0), None);
+    }
+}

@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The pinned maps as typed values: [`KernelTables`] and [`Flows`].
+//!
+//! They are opened from their pins, so the commands that only look work while the agent is down.
+//! `apply.rs` writes what was planned, `sweep.rs` removes flows.
+//! **Invariant:** keys and values are those of `lb_common::abi`, byte for byte.
+
+use std::path::Path;
+
+use aya::maps::{HashMap, MapData, MapError, PerCpuArray};
+use lb_common::abi::{Backend, Conn, ConnKey, Frontend, FrontendKey, Iface, SlotKey, names};
+use lb_common::{Family, Reason, V4, V6};
+
+use super::error::DatapathError;
+use super::pins::Pins;
+
+/// A key or value as the kernel sees it.
+#[derive(Clone, Copy, Debug)]
+#[repr(transparent)]
+pub(super) struct Raw<T>(pub(super) T);
+
+// SAFETY: the same memory as T, whose every byte is initialised and whose every pattern is valid.
+#[expect(unsafe_code, reason = "aya has its own marker for plain old data")]
+unsafe impl<T: bytemuck::Pod> aya::Pod for Raw<T> {}
+
+/// A hash map with keys and values of the ABI.
+pub(super) type Hash<K, V> = HashMap<MapData, Raw<K>, Raw<V>>;
+
+/// Opens the pinned hash map `name`.
+pub(super) fn open_hash<K, V>(pins: &Pins, name: &'static str) -> Result<Hash<K, V>, DatapathError>
+where
+    K: bytemuck::Pod,
+    V: bytemuck::Pod,
+{
+    MapData::from_pin(pins.map(name))
+        .map(aya::maps::Map::HashMap)
+        .and_then(Hash::try_from)
+        .map_err(failed("open", name))
+}
+
+fn failed(what: &'static str, map: &'static str) -> impl FnOnce(MapError) -> DatapathError {
+    move |source| DatapathError::Map {
+        what,
+        map,
+        source: Box::new(source),
+    }
+}
+
+/// A family whose types may be keys and values of maps.
+pub(super) trait MapFamily: Family {
+    const FRONTENDS: &'static str;
+    const BACKENDS: &'static str;
+    const CONNS: &'static str;
+}
+
+impl MapFamily for V4 {
+    const FRONTENDS: &'static str = names::FRONTENDS_V4;
+    const BACKENDS: &'static str = names::BACKENDS_V4;
+    const CONNS: &'static str = names::CONNS_V4;
+}
+
+impl MapFamily for V6 {
+    const FRONTENDS: &'static str = names::FRONTENDS_V6;
+    const BACKENDS: &'static str = names::BACKENDS_V6;
+    const CONNS: &'static str = names::CONNS_V6;
+}
+
+/// Frontends and backends of one family.
+pub(super) struct FamilyMaps<A>
+where
+    FrontendKey<A>: bytemuck::Pod,
+    Backend<A>: bytemuck::Pod,
+{
+    pub(super) frontends: Hash<FrontendKey<A>, Frontend>,
+    pub(super) backends: Hash<u32, Backend<A>>,
+}
+
+impl<A> FamilyMaps<A>
+where
+    FrontendKey<A>: bytemuck::Pod,
+    Backend<A>: bytemuck::Pod,
+{
+    fn open<F: MapFamily<Addr = A>>(pins: &Pins) -> Result<Self, DatapathError> {
+        Ok(Self {
+            frontends: open_hash(pins, F::FRONTENDS)?,
+            backends: open_hash(pins, F::BACKENDS)?,
+        })
+    }
+}
+
+/// The tables in the kernel.
+pub struct KernelTables {
+    pub(super) v4: FamilyMaps<[u8; 4]>,
+    pub(super) v6: FamilyMaps<[u8; 16]>,
+    pub(super) slots: Hash<SlotKey, u32>,
+    reasons: PerCpuArray<MapData, u64>,
+}
+
+impl KernelTables {
+    /// Opens the maps that an agent has pinned under `bpffs`, without loading anything.
+    pub fn open(bpffs: &Path) -> Result<Self, DatapathError> {
+        Self::open_pins(&Pins::open(bpffs)?)
+    }
+
+    pub(super) fn open_pins(pins: &Pins) -> Result<Self, DatapathError> {
+        let reasons = MapData::from_pin(pins.map(names::REASONS))
+            .map(aya::maps::Map::PerCpuArray)
+            .and_then(PerCpuArray::try_from)
+            .map_err(failed("open", names::REASONS))?;
+        Ok(Self {
+            v4: FamilyMaps::open::<V4>(pins)?,
+            v6: FamilyMaps::open::<V6>(pins)?,
+            slots: open_hash(pins, names::SLOTS)?,
+            reasons,
+        })
+    }
+
+    /// How often each reason has occurred since the maps were made, summed over all CPUs.
+    pub fn reasons(&self) -> Result<Vec<(Reason, u64)>, DatapathError> {
+        Reason::ALL
+            .iter()
+            .map(|reason| {
+                let per_cpu = self
+                    .reasons
+                    .get(&(*reason as u32), 0)
+                    .map_err(failed("read", names::REASONS))?;
+                Ok((*reason, per_cpu.iter().sum()))
+            })
+            .collect()
+    }
+}
+
+/// The flow entries of one family.
+pub struct Flows<A>
+where
+    ConnKey<A>: bytemuck::Pod,
+    Conn<A>: bytemuck::Pod,
+{
+    map: Hash<ConnKey<A>, Conn<A>>,
+    name: &'static str,
+    entries_max: u32,
+}
+
+impl Flows<[u8; 4]> {
+    /// Opens the pinned table of IPv4 flows.
+    pub fn open_v4(pins: &Pins) -> Result<Self, DatapathError> {
+        Self::open::<V4>(pins)
+    }
+}
+
+impl Flows<[u8; 16]> {
+    /// Opens the pinned table of IPv6 flows.
+    pub fn open_v6(pins: &Pins) -> Result<Self, DatapathError> {
+        Self::open::<V6>(pins)
+    }
+}
+
+impl<A> Flows<A>
+where
+    ConnKey<A>: bytemuck::Pod,
+    Conn<A>: bytemuck::Pod,
+{
+    fn open<F: MapFamily<Addr = A>>(pins: &Pins) -> Result<Self, DatapathError> {
+        let info =
+            aya::maps::MapInfo::from_pin(pins.map(F::CONNS)).map_err(failed("open", F::CONNS))?;
+        Ok(Self {
+            map: open_hash(pins, F::CONNS)?,
+            name: F::CONNS,
+            entries_max: info.max_entries(),
+        })
+    }
+
+    /// Bound for a walk: the kernel starts one anew when the key it stands on is removed.
+    pub(super) fn walk_max(&self) -> usize {
+        usize::try_from(self.entries_max)
+            .unwrap_or(usize::MAX)
+            .saturating_mul(2)
+    }
+
+    /// Every entry, two for each flow, in no order; entries that come or go meanwhile may or may
+    /// not be among them.
+    pub fn iter(&self) -> impl Iterator<Item = Result<(ConnKey<A>, Conn<A>), DatapathError>> {
+        let name = self.name;
+        self.map.iter().map(move |entry| {
+            entry
+                .map(|(Raw(key), Raw(conn))| (key, conn))
+                .map_err(failed("read", name))
+        })
+    }
+
+    /// The entry of `key`, if there is one.
+    pub fn lookup(&self, key: &ConnKey<A>) -> Result<Option<Conn<A>>, DatapathError> {
+        match self.map.get(&Raw(*key), 0) {
+            Ok(Raw(conn)) => Ok(Some(conn)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(failed("read", self.name)(error)),
+        }
+    }
+
+    /// Removes the entry of `key`; none is no error.
+    pub(super) fn remove(&mut self, key: &ConnKey<A>) -> Result<(), DatapathError> {
+        match self.map.remove(&Raw(*key)) {
+            Err(error) if !is_missing(&error) => Err(failed("write", self.name)(error)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The devices that the packet path knows.
+pub(super) struct Ifaces(Hash<u32, Iface>);
+
+impl Ifaces {
+    pub(super) fn open(pins: &Pins) -> Result<Self, DatapathError> {
+        open_hash(pins, names::IFACES).map(Self)
+    }
+
+    pub(super) fn put(&mut self, index: u32, iface: Iface) -> Result<(), DatapathError> {
+        self.0
+            .insert(Raw(index), Raw(iface), 0)
+            .map_err(failed("write", names::IFACES))
+    }
+
+    pub(super) fn remove(&mut self, index: u32) -> Result<(), DatapathError> {
+        match self.0.remove(&Raw(index)) {
+            Err(error) if !is_missing(&error) => Err(failed("write", names::IFACES)(error)),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn indices(&self) -> Vec<u32> {
+        self.0.keys().flatten().map(|Raw(index)| index).collect()
+    }
+}
+
+/// True when a key was not there.
+pub(super) fn is_missing(error: &MapError) -> bool {
+    matches!(error, MapError::KeyNotFound)
+        || super::error::os_error(error) == Some(nix::errno::Errno::ENOENT as i32)
+}

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The kernel side of the agent: programs, attachments and maps. The only room with aya and
+//! netlink.
+//!
+//! [`Datapath::start`] loads the programs, attaches them to the managed devices and goes on
+//! following devices and removing ended flows; [`KernelTables`] is where plans are written to.
+//! **Invariant:** all of it outlives the agent. Neither [`Datapath`]'s end nor SIGTERM detaches
+//! anything, and the next agent takes over in place.
+//! Read next: `loader.rs`, `attach.rs`, `follow.rs`.
+
+mod apply;
+mod attach;
+mod devices;
+mod error;
+mod follow;
+mod loader;
+mod maps;
+mod netlink;
+mod pins;
+mod sweep;
+mod view;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use lb_common::abi::limits;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use attach::Attacher;
+use follow::Follower;
+use maps::Ifaces;
+use sweep::Sweeper;
+
+pub use attach::{Filters, Hook, Mechanism, choose_mechanism};
+pub use devices::{Carries, LinkFacts, Managed, Patterns, Role, classify};
+pub use error::DatapathError;
+pub use loader::Clock;
+pub use maps::{Flows, KernelTables};
+pub use pins::Pins;
+pub use sweep::{age_secs, is_expired};
+
+/// What can be chosen about the kernel side.
+#[derive(Clone, Debug)]
+pub struct DatapathConfig {
+    /// Directory for pins, on a BPF file system; made when missing.
+    pub bpffs: PathBuf,
+    /// Entries of each connection table; a connection takes two.
+    pub connections_max: u32,
+    /// Devices to manage or to leave alone, by name.
+    pub patterns: Patterns,
+    /// Use clsact filters even where the kernel has TCX.
+    pub clsact_only: bool,
+    /// Time between two audits of the attachments.
+    pub audit: Duration,
+}
+
+impl DatapathConfig {
+    /// The defaults, with pins under `bpffs`.
+    pub fn new(bpffs: impl Into<PathBuf>) -> Self {
+        Self {
+            bpffs: bpffs.into(),
+            connections_max: limits::CONNECTIONS,
+            patterns: Patterns::default(),
+            clsact_only: false,
+            audit: Duration::from_secs(30),
+        }
+    }
+}
+
+/// The running kernel side. Dropping it ends the following and the sweeping, not the forwarding.
+pub struct Datapath {
+    tables: KernelTables,
+    sweeper: Sweeper,
+    follower: JoinHandle<()>,
+    managed: watch::Receiver<Managed>,
+    repairs: Arc<AtomicU64>,
+}
+
+impl Datapath {
+    /// Loads, attaches to every managed device there is, and starts following devices.
+    ///
+    /// Must be called on a tokio runtime, in the network namespace of the node. An error means that
+    /// nothing new was attached; what an earlier agent attached goes on working.
+    pub async fn start(config: &DatapathConfig) -> Result<Self, DatapathError> {
+        let pins = Pins::prepare(&config.bpffs)?;
+        let ebpf = loader::load(&pins, config.connections_max)?;
+        let tables = KernelTables::open_pins(&pins)?;
+        let sweeper = Sweeper::start(&pins)?;
+        let (sender, managed) = watch::channel(Managed::default());
+        let repairs = Arc::new(AtomicU64::new(0));
+        let follower = Follower::new(
+            Attacher::new(ebpf, pins.clone(), !config.clsact_only),
+            Ifaces::open(&pins)?,
+            config.patterns.clone(),
+            sender,
+            Arc::clone(&repairs),
+        );
+        let following = follower.start(config.audit).await?;
+        Ok(Self {
+            tables,
+            sweeper,
+            follower: tokio::spawn(following),
+            managed,
+            repairs,
+        })
+    }
+
+    /// The tables to write plans to.
+    pub fn tables(&mut self) -> &mut KernelTables {
+        &mut self.tables
+    }
+
+    /// The managed devices, as they are now and as they change.
+    pub fn managed(&self) -> watch::Receiver<Managed> {
+        self.managed.clone()
+    }
+
+    /// How often a program had to be put back since the start.
+    pub fn repairs(&self) -> u64 {
+        self.repairs.load(Ordering::Relaxed)
+    }
+
+    /// How many ended flows were removed since the start.
+    pub fn swept(&self) -> u64 {
+        self.sweeper.removed()
+    }
+}
+
+impl Drop for Datapath {
+    fn drop(&mut self) {
+        self.follower.abort();
+    }
+}

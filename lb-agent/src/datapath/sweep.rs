@@ -1,0 +1,292 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Removes the entries of flows that have ended.
+//!
+//! A thread of its own walks the flow tables in small steps; the packet path never waits for it.
+//! The younger direction of a flow decides, and both entries go together.
+//! **Invariant:** an entry is read again right before it is removed, so a flow that came back to
+//! life meanwhile stays.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use lb_common::abi::{Conn, ConnKey, ConnState, proto};
+
+use super::error::DatapathError;
+use super::loader::Clock;
+use super::maps::Flows;
+use super::pins::Pins;
+
+/// A TCP client that never got an answer gives up after a few retransmissions of its SYN; Linux's
+/// own connection tracking allows 60 to 120 seconds.
+const TCP_HALF_OPEN_SECS: u32 = 60;
+/// What kube-proxy sets for established connections (`--conntrack-tcp-timeout-established`).
+const TCP_ESTABLISHED_SECS: u32 = 24 * 60 * 60;
+/// Enough for the last acknowledgement and for one retransmission of a FIN.
+const TCP_OVER_SECS: u32 = 10;
+/// Linux's timeout for UDP that was sent one way only.
+const UDP_UNREPLIED_SECS: u32 = 30;
+/// Linux's timeout for UDP that went both ways.
+const UDP_REPLIED_SECS: u32 = 180;
+/// Both entries are written within one packet, so one alone is left from a failed insert.
+const UNPAIRED_SECS: u32 = 60;
+
+/// Entries looked at in one step, about 5 ms of work.
+const STEP_ENTRIES: usize = 4096;
+/// Rest between two steps, so that a full table costs a fraction of one CPU.
+const STEP_REST: Duration = Duration::from_millis(20);
+/// Time before the first pass.
+const PASS_REST_FIRST: Duration = Duration::from_secs(1);
+/// Time between two passes while flows end.
+const PASS_REST: Duration = Duration::from_secs(5);
+/// Time between two passes while none does; not more, or a burst of short flows fills the table
+/// before the next pass.
+const PASS_REST_IDLE: Duration = Duration::from_secs(15);
+
+/// True when a flow that was last seen `age_secs` ago in both directions needs no entries.
+pub fn is_expired(protocol: u8, state: u8, age_secs: u32) -> bool {
+    let replied = state & ConnState::REPLIED != 0;
+    let timeout_secs = match protocol {
+        proto::TCP if ConnState::is_over(state) => TCP_OVER_SECS,
+        proto::TCP if replied => TCP_ESTABLISHED_SECS,
+        proto::TCP => TCP_HALF_OPEN_SECS,
+        _ if replied => UDP_REPLIED_SECS,
+        _ => UDP_UNREPLIED_SECS,
+    };
+    age_secs > timeout_secs
+}
+
+/// Seconds since an entry was used. It counts ticks modulo 2^32 and may be younger than `now`.
+pub fn age_secs(now: u32, last_seen: u32, hz: u32) -> u32 {
+    let ticks = now.wrapping_sub(last_seen).cast_signed().max(0);
+    ticks.unsigned_abs() / hz.max(1)
+}
+
+/// True when an entry and, if there is one, its pair can go.
+fn is_done<A: Copy>(
+    key: &ConnKey<A>,
+    conn: &Conn<A>,
+    pair: Option<&Conn<A>>,
+    now: u32,
+    hz: u32,
+) -> bool {
+    let age = age_secs(now, conn.last_seen, hz);
+    match pair {
+        Some(pair) => {
+            let age = age.min(age_secs(now, pair.last_seen, hz));
+            is_expired(key.proto, conn.state() | pair.state(), age)
+        }
+        None => age > UNPAIRED_SECS,
+    }
+}
+
+/// The running sweeper; dropping it ends the thread.
+pub(super) struct Sweeper {
+    stop: Option<SyncSender<()>>,
+    thread: Option<JoinHandle<()>>,
+    removed: Arc<AtomicU64>,
+}
+
+impl Sweeper {
+    pub(super) fn start(pins: &Pins) -> Result<Self, DatapathError> {
+        let v4 = Flows::open_v4(pins)?;
+        let v6 = Flows::open_v6(pins)?;
+        let clock = Clock::open(pins)?;
+        let (stop, stopped) = sync_channel(0);
+        let removed = Arc::new(AtomicU64::new(0));
+        let counter = Arc::clone(&removed);
+        let thread = std::thread::Builder::new()
+            .name("lb-sweep".to_owned())
+            .spawn(move || run(v4, v6, &clock, &stopped, &counter))
+            .map_err(|source| DatapathError::Thread { source })?;
+        Ok(Self {
+            stop: Some(stop),
+            thread: Some(thread),
+            removed,
+        })
+    }
+
+    /// Flows removed since the start.
+    pub(super) fn removed(&self) -> u64 {
+        self.removed.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Sweeper {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::warn!("the thread that removes ended flows had panicked");
+        }
+    }
+}
+
+fn run(
+    mut v4: Flows<[u8; 4]>,
+    mut v6: Flows<[u8; 16]>,
+    clock: &Clock,
+    stopped: &Receiver<()>,
+    counter: &AtomicU64,
+) {
+    // Soon, for what ended while no agent ran.
+    let mut rest = PASS_REST_FIRST;
+    while !wait(stopped, rest) {
+        let pass = sweep(&mut v4, clock, stopped)
+            .and_then(|removed| Ok(removed + sweep(&mut v6, clock, stopped)?));
+        match pass {
+            Ok(removed) => {
+                counter.fetch_add(removed, Ordering::Relaxed);
+                rest = if removed > 0 {
+                    PASS_REST
+                } else {
+                    PASS_REST_IDLE.min(rest * 2)
+                };
+            }
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "sweep flows");
+                rest = PASS_REST_IDLE;
+            }
+        }
+    }
+}
+
+/// Waits; true when it is time to end.
+fn wait(stopped: &Receiver<()>, rest: Duration) -> bool {
+    !matches!(stopped.recv_timeout(rest), Err(RecvTimeoutError::Timeout))
+}
+
+/// One pass over one table; returns how many flows it removed.
+///
+/// Keys are gathered first and removed afterwards, because the kernel starts a walk over a hash
+/// map anew when the key it stands on is gone.
+fn sweep<A: Copy>(
+    flows: &mut Flows<A>,
+    clock: &Clock,
+    stopped: &Receiver<()>,
+) -> Result<u64, DatapathError>
+where
+    ConnKey<A>: bytemuck::Pod,
+    Conn<A>: bytemuck::Pod,
+{
+    let mut done = Vec::new();
+    let mut now = None;
+    for (position, entry) in flows.iter().take(flows.walk_max()).enumerate() {
+        let (key, conn) = entry?;
+        if position % STEP_ENTRIES == 0 {
+            if position > 0 && wait(stopped, STEP_REST) {
+                return Ok(0);
+            }
+            now = Some(clock.now()?);
+        }
+        let Some(now) = now else { continue };
+        // The young majority needs no second look: only an old entry's pair is asked for.
+        if is_done(&key, &conn, None, now, clock.hz)
+            || is_done(&key, &conn, Some(&conn), now, clock.hz)
+        {
+            done.push(key);
+        }
+    }
+    let mut removed = 0;
+    for step in done.chunks(STEP_ENTRIES) {
+        // A moment too early only makes the flows look younger.
+        let now = clock.now()?;
+        for key in step {
+            removed += u64::from(remove_done(flows, key, now, clock.hz)?);
+        }
+        if step.len() == STEP_ENTRIES && wait(stopped, STEP_REST) {
+            break;
+        }
+    }
+    Ok(removed)
+}
+
+/// Removes one flow if it has still ended.
+fn remove_done<A: Copy>(
+    flows: &mut Flows<A>,
+    key: &ConnKey<A>,
+    now: u32,
+    hz: u32,
+) -> Result<bool, DatapathError>
+where
+    ConnKey<A>: bytemuck::Pod,
+    Conn<A>: bytemuck::Pod,
+{
+    // Gone already when its pair came first.
+    let Some(conn) = flows.lookup(key)? else {
+        return Ok(false);
+    };
+    let pair_key = conn.pair_key(key);
+    let pair = flows.lookup(&pair_key)?;
+    if !is_done(key, &conn, pair.as_ref(), now, hz) {
+        return Ok(false);
+    }
+    flows.remove(key)?;
+    if pair.is_some() {
+        flows.remove(&pair_key)?;
+    }
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lb_common::abi::Direction;
+
+    const REPLIED: u8 = ConnState::REPLIED;
+
+    #[test]
+    fn each_state_has_its_own_timeout() {
+        let over = REPLIED | ConnState::CLOSED;
+        for (protocol, state, timeout_secs) in [
+            (proto::TCP, 0, TCP_HALF_OPEN_SECS),
+            (proto::TCP, REPLIED, TCP_ESTABLISHED_SECS),
+            (
+                proto::TCP,
+                REPLIED | ConnState::FIN_REQUEST,
+                TCP_ESTABLISHED_SECS,
+            ),
+            (proto::TCP, over, TCP_OVER_SECS),
+            (proto::TCP, ConnState::RESET, TCP_OVER_SECS),
+            (proto::UDP, 0, UDP_UNREPLIED_SECS),
+            (proto::UDP, REPLIED, UDP_REPLIED_SECS),
+        ] {
+            assert!(!is_expired(protocol, state, timeout_secs));
+            assert!(is_expired(protocol, state, timeout_secs + 1));
+        }
+    }
+
+    #[test]
+    fn ages_are_right_across_the_end_of_the_counter_and_never_negative() {
+        assert_eq!(age_secs(5_000, 2_000, 1_000), 3);
+        assert_eq!(age_secs(1_000, u32::MAX - 999, 1_000), 2);
+        assert_eq!(age_secs(1_000, 1_250, 250), 0);
+        assert_eq!(age_secs(1_000, 0, 0), 1_000);
+    }
+
+    #[test]
+    fn the_younger_direction_keeps_a_flow_alive() {
+        let key = ConnKey::new(
+            ([10, 0, 0, 9], 1),
+            ([10, 0, 1, 1], 53),
+            proto::UDP,
+            Direction::Request,
+        );
+        let seen = |last_seen| {
+            let mut conn = Conn::new(([10, 0, 0, 5], 53), 1, last_seen);
+            conn.reply_seen = REPLIED;
+            conn
+        };
+        let (old, young) = (seen(0), seen(UDP_REPLIED_SECS));
+        let now = UDP_REPLIED_SECS + 2;
+        assert!(is_done(&key, &old, Some(&old), now, 1));
+        assert!(!is_done(&key, &old, Some(&young), now, 1));
+        assert!(!is_done(&key, &young, Some(&old), now, 1));
+        let alone = seen(now - UNPAIRED_SECS);
+        assert!(!is_done(&key, &alone, None, now, 1));
+        assert!(is_done(&key, &alone, None, now + 1, 1));
+    }
+}

@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Programs of others on the same device, before and after ours, with TCX and with clsact.
+
+use std::path::Path;
+
+use aya::programs::tc::{NlOptions, TcAttachOptions, qdisc_add_clsact};
+use aya::programs::{LinkOrder, TcAttachType};
+use lb_agent::datapath::DatapathConfig;
+
+use crate::support::{Agent, Counter, Pod, filters, on_a_node, socket, tcx, wait_until};
+
+const PACKETS: u64 = 200;
+const DEVICE: &str = "pod0";
+const POD: &str = "10.244.0.5";
+const GATEWAY: &str = "10.244.0.1";
+
+/// Sends packets to the pod and back; every counter must see all that its hook had.
+fn exchange(pod: &Pod, ingress: &[&Counter], egress: &[&Counter]) {
+    let before = |counters: &[&Counter]| counters.iter().map(|c| c.count()).collect::<Vec<_>>();
+    let (ingress_before, egress_before) = (before(ingress), before(egress));
+    let echo = pod.run(|| {
+        let echo = socket(POD);
+        let mut buffer = [0; 16];
+        for _ in 0..PACKETS {
+            let (length, from) = echo.recv_from(&mut buffer).unwrap();
+            echo.send_to(&buffer[..length], from).unwrap();
+        }
+    });
+    let node = socket(GATEWAY);
+    let mut buffer = [0; 16];
+    wait_until("the first answer", || {
+        // Until the echo listens, the kernel answers with port unreachable.
+        node.send_to(b"hello", (POD, 7777)).is_ok() && node.recv(&mut buffer).is_ok()
+    });
+    for _ in 1..PACKETS {
+        node.send_to(b"hello", (POD, 7777)).unwrap();
+        node.recv(&mut buffer).unwrap();
+    }
+    echo.join().unwrap();
+    for (counters, before) in [(ingress, ingress_before), (egress, egress_before)] {
+        let seen: Vec<_> = counters
+            .iter()
+            .zip(before)
+            .map(|(counter, before)| counter.count() - before)
+            .collect();
+        assert!(seen[0] >= PACKETS, "{seen:?}");
+        assert!(seen.iter().all(|count| *count == seen[0]), "{seen:?}");
+    }
+}
+
+fn attach_tcx(counter: &mut Counter, hook: TcAttachType, order: LinkOrder) {
+    counter
+        .program
+        .attach_with_options(DEVICE, hook, TcAttachOptions::TcxOrder(order))
+        .unwrap();
+}
+
+fn attach_clsact(counter: &mut Counter, hook: TcAttachType, priority: u16) {
+    let options = TcAttachOptions::Netlink(NlOptions {
+        priority,
+        ..NlOptions::default()
+    });
+    counter
+        .program
+        .attach_with_options(DEVICE, hook, options)
+        .unwrap();
+}
+
+fn counters(bpffs: &Path) -> [Counter; 4] {
+    ["in_before", "in_after", "out_before", "out_after"].map(|name| Counter::load(bpffs, name))
+}
+
+#[test]
+fn foreign_tcx_programs_before_and_after_ours_see_every_packet() {
+    on_a_node(|bpffs| {
+        let pod = Pod::routed(DEVICE, POD, GATEWAY);
+        let agent = Agent::start(DatapathConfig::new(bpffs));
+        assert_eq!(agent.roles(), ["pod0=pod"]);
+        let [mut in_before, mut in_after, mut out_before, mut out_after] = counters(bpffs);
+        attach_tcx(&mut in_before, TcAttachType::Ingress, LinkOrder::first());
+        attach_tcx(&mut in_after, TcAttachType::Ingress, LinkOrder::last());
+        attach_tcx(&mut out_before, TcAttachType::Egress, LinkOrder::first());
+        attach_tcx(&mut out_after, TcAttachType::Egress, LinkOrder::last());
+        for (hook, ours) in [
+            (TcAttachType::Ingress, "lb_tc_ingress"),
+            (TcAttachType::Egress, "lb_tc_egress"),
+        ] {
+            assert_eq!(tcx(DEVICE, hook), ["", ours, ""]);
+        }
+        exchange(&pod, &[&in_before, &in_after], &[&out_before, &out_after]);
+        agent.stop();
+    });
+}
+
+#[test]
+fn ours_is_first_at_ingress_and_last_at_egress_among_tcx_programs_that_were_there_before() {
+    on_a_node(|bpffs| {
+        let _pod = Pod::routed(DEVICE, POD, GATEWAY);
+        std::fs::create_dir(bpffs).unwrap();
+        let [mut ingress, _, mut egress, _] = counters(bpffs);
+        attach_tcx(&mut ingress, TcAttachType::Ingress, LinkOrder::first());
+        attach_tcx(&mut egress, TcAttachType::Egress, LinkOrder::last());
+        let agent = Agent::start(DatapathConfig::new(bpffs));
+        assert_eq!(tcx(DEVICE, TcAttachType::Ingress), ["lb_tc_ingress", ""]);
+        assert_eq!(tcx(DEVICE, TcAttachType::Egress), ["", "lb_tc_egress"]);
+        agent.stop();
+    });
+}
+
+#[test]
+fn foreign_clsact_filters_see_every_packet_and_ours_moves_behind_the_one_at_egress() {
+    on_a_node(|bpffs| {
+        let pod = Pod::routed(DEVICE, POD, GATEWAY);
+        let agent = Agent::start(DatapathConfig::new(bpffs));
+        assert_eq!(tcx(DEVICE, TcAttachType::Egress), ["lb_tc_egress"]);
+        let [mut in_before, mut in_after, mut out_before, mut out_after] = counters(bpffs);
+        qdisc_add_clsact(DEVICE).unwrap();
+        attach_tcx(&mut in_before, TcAttachType::Ingress, LinkOrder::first());
+        attach_clsact(&mut in_after, TcAttachType::Ingress, 5);
+        attach_tcx(&mut out_before, TcAttachType::Egress, LinkOrder::last());
+        attach_clsact(&mut out_after, TcAttachType::Egress, 5);
+        wait_until("ours to leave TCX at egress", || {
+            tcx(DEVICE, TcAttachType::Egress) == [""]
+        });
+        let shown = filters(DEVICE, "egress");
+        assert!(
+            shown.contains("pref 65535") && shown.contains("lb_tc_egress"),
+            "{shown}"
+        );
+        assert_eq!(tcx(DEVICE, TcAttachType::Ingress), ["", "lb_tc_ingress"]);
+        exchange(&pod, &[&in_before, &in_after], &[&out_before, &out_after]);
+        // Its filters go with the program, and ours returns to TCX.
+        drop(out_after);
+        wait_until("ours to return to TCX", || {
+            tcx(DEVICE, TcAttachType::Egress).contains(&"lb_tc_egress".to_owned())
+                && !filters(DEVICE, "egress").contains("lb_tc_egress")
+        });
+        let ended = agent.stop();
+        assert_eq!(ended.repairs, 0, "moving is no repair");
+    });
+}
+
+#[test]
+fn without_tcx_foreign_filters_before_and_after_ours_see_every_packet() {
+    on_a_node(|bpffs| {
+        let pod = Pod::routed(DEVICE, POD, GATEWAY);
+        let mut config = DatapathConfig::new(bpffs);
+        config.clsact_only = true;
+        let agent = Agent::start(config);
+        let [mut in_before, mut in_after, mut out_before, mut out_after] = counters(bpffs);
+        attach_clsact(&mut in_before, TcAttachType::Ingress, 1);
+        attach_clsact(&mut in_after, TcAttachType::Ingress, 2);
+        attach_clsact(&mut out_before, TcAttachType::Egress, 2);
+        attach_clsact(&mut out_after, TcAttachType::Egress, u16::MAX);
+        for (hook, ours) in [("ingress", "lb_tc_ingress"), ("egress", "lb_tc_egress")] {
+            let shown = filters(DEVICE, hook);
+            assert!(shown.contains(ours), "{shown}");
+        }
+        assert!(tcx(DEVICE, TcAttachType::Ingress).is_empty());
+        exchange(&pod, &[&in_before, &in_after], &[&out_before, &out_after]);
+        agent.stop();
+    });
+}
