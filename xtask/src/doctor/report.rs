@@ -76,10 +76,19 @@ fn version(finding: &Finding) -> String {
     first_line(command(path).args(args)).map_or_else(|| "version unknown".to_owned(), |v| short(&v))
 }
 
-/// The first words of a version line, without what is only build detail.
+/// The version in a line like `curl 7.88.1 (x86_64-pc-linux-gnu) ...`: its first word with a digit
+/// and a dot, without what stands around it.
 fn short(line: &str) -> String {
-    let words: Vec<&str> = line.split_whitespace().take(3).collect();
-    words.join(" ").trim_end_matches([',', ')']).to_owned()
+    let versioned = |word: &&str| word.contains('.') && word.contains(|c: char| c.is_ascii_digit());
+    let word = line
+        .split_whitespace()
+        .filter(|word| !word.starts_with('/'))
+        .find(versioned);
+    let edge = |c: char| !c.is_ascii_alphanumeric();
+    word.map_or_else(
+        || line.to_owned(),
+        |word| word.trim_matches(edge).to_owned(),
+    )
 }
 
 /// What gets a missing thing, in a few words.
@@ -106,14 +115,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_version_line_is_cut_to_its_first_words() {
+    fn a_version_is_the_first_word_with_digit_and_dot() {
         assert_eq!(
             short("curl 7.88.1 (x86_64-pc-linux-gnu) libcurl/7.88.1"),
-            "curl 7.88.1 (x86_64-pc-linux-gnu"
+            "7.88.1"
         );
         assert_eq!(
             short("ip utility, iproute2-6.1.0, libbpf 1.1.2"),
-            "ip utility, iproute2-6.1.0"
+            "iproute2-6.1.0"
         );
+        assert_eq!(
+            short("cc (Debian 12.2.0-14+deb12u1) 12.2.0"),
+            "12.2.0-14+deb12u1"
+        );
+        assert_eq!(short("/usr/sbin/bpftool v7.1.0"), "v7.1.0");
+        assert_eq!(short("unshare from util-linux"), "unshare from util-linux");
     }
 }

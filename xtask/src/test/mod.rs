@@ -78,8 +78,8 @@ struct Stage {
     needs_privileges: bool,
 }
 
-/// Tests of lb-agent that load programs into the kernel; its other ones are scenarios.
-const KERNEL_TESTS: [&str; 2] = ["verifier", "packets"];
+/// Tests that need no kernel; all others of lb-agent load programs into it.
+const GOLDEN_TESTS: [&str; 1] = ["scenarios"];
 
 const UNIT: Stage = Stage {
     name: "unit",
@@ -89,17 +89,17 @@ const UNIT: Stage = Stage {
 };
 const GOLDEN: Stage = Stage {
     name: "golden",
-    expression: "not package(lb-lab) & kind(test) & not binary(/^(verifier|packets)$/)",
+    expression: "not package(lb-lab) & kind(test) & binary(=scenarios)",
     selects: |package, kind, name| {
-        package != "lb-lab" && kind == "test" && !KERNEL_TESTS.contains(&name)
+        package != "lb-lab" && kind == "test" && GOLDEN_TESTS.contains(&name)
     },
     needs_privileges: false,
 };
 const BPF: Stage = Stage {
     name: "bpf",
-    expression: "package(lb-agent) & kind(test) & binary(/^(verifier|packets)$/)",
+    expression: "not package(lb-lab) & kind(test) & not binary(=scenarios)",
     selects: |package, kind, name| {
-        package == "lb-agent" && kind == "test" && KERNEL_TESTS.contains(&name)
+        package != "lb-lab" && kind == "test" && !GOLDEN_TESTS.contains(&name)
     },
     needs_privileges: true,
 };

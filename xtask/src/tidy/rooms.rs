@@ -113,7 +113,7 @@ const RULES: &[Rule] = &[
         why: "the packet path is host-testable: the kernel is named in main.rs and kernel only",
     },
     Rule {
-        scope: &["lb-ebpf/src/", "lb-common/src/"],
+        scope: &["lb-ebpf/src/"],
         except: &[
             "lb-ebpf/src/kernel/maps.rs",
             "lb-ebpf/src/kernel/parse.rs",
@@ -144,7 +144,10 @@ pub(super) fn check(source: &Source<'_>) -> Vec<Violation> {
         .filter(|rule| starts(rule.scope) && !starts(rule.except));
     let mut violations = Vec::new();
     for rule in rules {
-        for line in source.lines.iter().filter(|line| !line.is_test) {
+        // `#[unsafe(no_mangle)]` names a symbol; nothing is dereferenced there.
+        let looked_at =
+            |line: &&Line<'_>| !line.is_test && !line.code.trim_start().starts_with("#[unsafe(");
+        for line in source.lines.iter().filter(looked_at) {
             violations.extend(broken(rule, line).map(|sentence| Violation {
                 path: source.path.to_owned(),
                 line: line.number,

@@ -8,6 +8,8 @@
 /// A Rust file.
 pub(super) struct Source<'a> {
     pub(super) path: &'a str,
+    /// The whole file is test: it lies under `tests`, or is the body of a module of tests.
+    pub(super) is_test: bool,
     pub(super) lines: Vec<Line<'a>>,
 }
 
@@ -25,7 +27,9 @@ impl<'a> Source<'a> {
     pub(super) fn read(path: &'a str, content: &'a str) -> Self {
         let test_file = path
             .split('/')
-            .any(|part| part == "tests" || part == "benches");
+            .any(|part| part == "tests" || part == "benches")
+            || path.ends_with("/tests.rs")
+            || path.ends_with("_tests.rs");
         let all: Vec<&str> = content.lines().collect();
         let mut in_tests = false;
         let mut lines = Vec::with_capacity(all.len());
@@ -44,15 +48,17 @@ impl<'a> Source<'a> {
             });
             in_tests &= text != "}";
         }
-        Self { path, lines }
+        Self {
+            path,
+            is_test: test_file,
+            lines,
+        }
     }
 
     /// Lines of code outside tests, and in files of tests all lines of code.
     pub(super) fn code_lines(&self) -> usize {
-        let whole_file_is_test = self.lines.first().is_some_and(|line| line.is_test);
-        let counts = |line: &&Line<'_>| {
-            !line.code.trim().is_empty() && (whole_file_is_test || !line.is_test)
-        };
+        let counts =
+            |line: &&Line<'_>| !line.code.trim().is_empty() && (self.is_test || !line.is_test);
         self.lines.iter().filter(counts).count()
     }
 }
