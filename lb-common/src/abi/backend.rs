@@ -6,6 +6,7 @@
 //! **Invariant:** a reused id gets a new epoch, so a flow can tell that its backend is gone.
 
 use super::plain;
+use crate::Address;
 
 /// The `state` byte of [`Backend`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,6 +38,18 @@ pub struct Backend<A> {
 
 plain!(Backend<[u8; 4]>, 4 + 4 + 4 + 2 + 1 + 1);
 plain!(Backend<[u8; 16]>, 4 + 4 + 16 + 2 + 1 + 1);
+
+impl<A: Address> Backend<A> {
+    /// Takes every field over; see `Conn::take_over` for why one by one.
+    #[inline(always)]
+    pub fn take_over(&mut self, other: &Self) {
+        self.service = other.service;
+        self.epoch = other.epoch;
+        self.address = A::from_words(other.address.words());
+        self.port = other.port;
+        self.state = other.state;
+    }
+}
 
 impl<A> Backend<A> {
     /// A backend; `port` in host order.

@@ -84,6 +84,18 @@ pub struct Frontend {
 
 plain!(Frontend, 4 + 4 + 2 + 1 + 1);
 
+impl Frontend {
+    /// Takes every field over; see `Conn::take_over` for why one by one.
+    #[inline(always)]
+    pub fn take_over(&mut self, other: &Self) {
+        self.service = other.service;
+        self.generation = other.generation;
+        self.count = other.count;
+        self.algorithm = other.algorithm;
+        self.flags = other.flags;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,6 +4,8 @@
 //! **Invariant:** an answer that cannot be had is "no": the flow then works as it would without
 //! the question, save for the rare collision that the question is about.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::bindings::{
     BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup as FibLookup,
     bpf_sock_tuple as SockTuple,
@@ -20,6 +22,25 @@ const TIME_WAIT: u32 = 6;
 const CLOSE: u32 = 7;
 const LISTEN: u32 = 10;
 
+/// Zeroes a value in place, word by word: the compiler for BPF would call `memset`, which writes
+/// single bytes in a loop.
+///
+/// # Safety
+/// `T` has exactly `N` aligned words `W`, and all bytes zero is a valid value of it.
+#[inline(always)]
+unsafe fn zeroed<T, W: Copy + Default, const N: usize>(value: &mut MaybeUninit<T>) -> &mut T {
+    const { assert!(size_of::<T>() == N * size_of::<W>()) }
+    let words = value.as_mut_ptr().cast::<W>();
+    let mut index = 0;
+    while index < N {
+        // SAFETY: within the value as asserted.
+        unsafe { words.add(index).write_volatile(W::default()) };
+        index += 1;
+    }
+    // SAFETY: every byte has been written.
+    unsafe { value.assume_init_mut() }
+}
+
 impl World {
     /// Whether the namespace behind the device has a connection of its own with the tuple that
     /// the reply would have. Only a veth's other end can be asked.
@@ -31,8 +52,9 @@ impl World {
         if iface.flags & IfaceFlags::PEER_NETNS == 0 {
             return false;
         }
-        // SAFETY: all bytes zero is a valid tuple.
-        let mut tuple: SockTuple = unsafe { core::mem::zeroed() };
+        let mut tuple = MaybeUninit::<SockTuple>::uninit();
+        // SAFETY: nine words of four bytes are the whole tuple, for which zero is valid.
+        let tuple = unsafe { zeroed::<_, u32, 9>(&mut tuple) };
         let from = reply.source.words();
         let to = reply.destination.words();
         let size = if F::IS_V6 {
@@ -54,13 +76,8 @@ impl World {
         };
         // SAFETY: the context is valid, the tuple is on our stack and `size` says which member.
         unsafe {
-            let sock = bpf_skc_lookup_tcp(
-                self.skb.cast(),
-                &raw mut tuple,
-                size,
-                u64::from(iface.peer_netns),
-                0,
-            );
+            let sock =
+                bpf_skc_lookup_tcp(self.skb.cast(), tuple, size, u64::from(iface.peer_netns), 0);
             if sock.is_null() {
                 return false;
             }
@@ -79,8 +96,9 @@ impl World {
         if iface.bridge == 0 {
             return NextHop::Routed;
         }
-        // SAFETY: all bytes zero is a valid request.
-        let mut request: FibLookup = unsafe { core::mem::zeroed() };
+        let mut request = MaybeUninit::<FibLookup>::uninit();
+        // SAFETY: sixteen words of four bytes are the whole request, for which zero is valid.
+        let request = unsafe { zeroed::<_, u32, 16>(&mut request) };
         request.family = F::AF;
         request.ifindex = iface.bridge;
         let words = destination.words();
@@ -90,14 +108,8 @@ impl World {
             request.__bindgen_anon_4.ipv4_dst = words[0];
         }
         // SAFETY: the context is valid and the request is on our stack with its own size.
-        let result = unsafe {
-            bpf_fib_lookup(
-                self.skb.cast(),
-                &raw mut request,
-                size_of::<FibLookup>() as i32,
-                0,
-            )
-        };
+        let result =
+            unsafe { bpf_fib_lookup(self.skb.cast(), request, size_of::<FibLookup>() as i32, 0) };
         if request.ifindex != iface.bridge {
             return NextHop::Routed;
         }

@@ -5,10 +5,10 @@
 //! only then the other entry is looked up.
 //! **Invariant:** a packet that changes no state and finds a fresh `last_seen` writes nothing.
 
-use lb_common::Family;
 use lb_common::abi::{Conn, ConnKey, ConnState, Direction, Hop, proto};
+use lb_common::{Address as _, Family};
 
-use super::{Decision, Edit, Side, Work};
+use super::{Decision, Side, Work};
 use crate::packet::tcp;
 use crate::tables::{NextHop, Tables};
 
@@ -26,14 +26,15 @@ pub(super) fn forward<F: Family, T: Tables<F>>(
         tables.set_next_hop(&work.request_key, address);
     }
     let conn = &work.request;
-    work.edit = Edit {
-        address: conn.peer,
-        source_port: conn.client_port,
-        destination_port: conn.peer_port,
-        next_hop: conn.next_hop,
-        bridged: conn.hop == Hop::Bridged as u8,
-        side: Side::Destination,
-    };
+    work.edit.address = F::Addr::from_words(conn.peer.words());
+    work.edit.source_port = conn.client_port;
+    work.edit.destination_port = conn.peer_port;
+    work.edit.side = Side::Destination;
+    work.edit.bridged = conn.hop == Hop::Bridged as u8;
+    if work.edit.bridged {
+        let [a, b, c, d, e, f] = conn.next_hop;
+        work.edit.next_hop = [a, b, c, d, e, f];
+    }
     let bits = if work.packet.proto == proto::TCP {
         closing(work.packet.tcp_flags, ConnState::FIN_REQUEST)
     } else {
@@ -54,14 +55,11 @@ pub(super) fn forward<F: Family, T: Tables<F>>(
 #[inline(always)]
 pub(super) fn back<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>) -> Decision {
     let conn = &work.reply;
-    work.edit = Edit {
-        address: conn.peer,
-        source_port: conn.peer_port,
-        destination_port: conn.client_port,
-        next_hop: [0; 6],
-        bridged: false,
-        side: Side::Source,
-    };
+    work.edit.address = F::Addr::from_words(conn.peer.words());
+    work.edit.source_port = conn.peer_port;
+    work.edit.destination_port = conn.client_port;
+    work.edit.side = Side::Source;
+    work.edit.bridged = false;
     const OPENED: u8 = tcp::SYN | tcp::ACK;
     let flags = work.packet.tcp_flags;
     let bits = if work.packet.proto == proto::UDP {

@@ -212,8 +212,8 @@ fn yield_to_first<F: Family, T: Tables<F>>(
     let Some(first) = tables.conn(&work.request_key) else {
         return Err(Reason::TableMiss);
     };
-    work.request = *first;
-    work.other_key = first.pair_key(&work.request_key);
+    work.request.take_over(first);
+    work.other_key = work.request.pair_key(&work.request_key);
     if work.other_key != work.reply_key {
         tables.remove_conn(&work.reply_key);
     }

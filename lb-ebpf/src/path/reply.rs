@@ -24,7 +24,7 @@ pub fn reply<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>) 
     let Some(conn) = tables.conn(&work.reply_key) else {
         return Ok(Decision::Pass);
     };
-    work.reply = *conn;
+    work.reply.take_over(conn);
     if work.packet.first_fragment {
         return Err(Reason::Fragment);
     }

@@ -31,7 +31,7 @@ pub fn request<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>
     let Some(frontend) = tables.frontend(&work.frontend_key) else {
         return direct(tables, work);
     };
-    work.frontend = *frontend;
+    work.frontend.take_over(frontend);
     if work.packet.first_fragment {
         return Err(Reason::Fragment);
     }
@@ -47,7 +47,7 @@ fn established<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>
     let Some(conn) = tables.conn(&work.request_key) else {
         return Ok(Decision::Pass);
     };
-    work.request = *conn;
+    work.request.take_over(conn);
     if work.packet.first_fragment {
         return Err(Reason::Fragment);
     }
@@ -61,7 +61,7 @@ fn may_continue<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr
     let Some(conn) = tables.conn(&work.request_key) else {
         return false;
     };
-    work.request = *conn;
+    work.request.take_over(conn);
     let over = ConnState::is_over(work.request.state());
     let alive = tables.backend(work.request.backend).is_some_and(|backend| {
         backend.epoch == work.request.epoch && backend.service == work.request.service
@@ -114,7 +114,7 @@ fn direct<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>) -> 
     if (is_tcp || collides)
         && let Some(own) = tables.conn(&work.request_key)
     {
-        work.request = *own;
+        work.request.take_over(own);
         if own.service == 0 && !ConnState::is_over(own.state()) {
             return Ok(flow::forward(tables, work));
         }

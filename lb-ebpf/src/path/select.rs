@@ -40,7 +40,7 @@ pub(super) fn select_backend<F: Family, T: Tables<F>>(
     let Some(frontend) = tables.frontend(&work.frontend_key) else {
         return Err(Reason::NoBackend);
     };
-    work.frontend = *frontend;
+    work.frontend.take_over(frontend);
     if load_backend(tables, work, position, attempt)? {
         Ok(())
     } else {
@@ -74,7 +74,7 @@ fn load_backend<F: Family, T: Tables<F>>(
     if backend.service != work.frontend.service {
         return Ok(false);
     }
-    work.backend = *backend;
+    work.backend.take_over(backend);
     work.backend_id = id;
     Ok(true)
 }
