@@ -8,12 +8,14 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
 
@@ -28,12 +30,32 @@ pub const READY_MAX: Duration = Duration::from_secs(15);
 /// How long the agent may take to end after SIGTERM.
 const STOP_MAX: Duration = Duration::from_secs(10);
 /// How often the process is looked at while its reports are awaited.
-const TICK: Duration = Duration::from_millis(20);
+const TICK_MILLIS: u8 = 20;
 /// How many bytes of a log an error shows.
 const LOG_SHOWN: usize = 6_000;
 
 /// Each agent of a process gets its own socket and log.
 static COUNTER: AtomicU32 = AtomicU32::new(0);
+
+/// Finds the `lb-agent` program: `LB_AGENT` names it, else it lies where cargo puts it.
+///
+/// Cargo's place is the directory of the running program or, for a test, the one above.
+/// Build it first (`cargo build -p lb-agent`); an old one there is used as it is.
+pub fn find_binary() -> Result<PathBuf, LabError> {
+    if let Some(path) = std::env::var_os("LB_AGENT") {
+        return Ok(path.into());
+    }
+    let own = std::env::current_exe().map_err(LabError::io("find the running program"))?;
+    let mut places = own
+        .ancestors()
+        .skip(1)
+        .take(2)
+        .map(|dir| dir.join("lb-agent"));
+    let missing = || LabError::MissingTool {
+        tool: "lb-agent".to_owned(),
+    };
+    places.find(|path| path.is_file()).ok_or_else(missing)
+}
 
 /// A running agent; it is stopped when dropped.
 #[derive(Debug)]
@@ -183,7 +205,7 @@ impl Agent {
             if Instant::now() > until {
                 return Err(self.timeout("the agent's end", bound));
             }
-            run::pause(TICK);
+            run::pause(Duration::from_millis(TICK_MILLIS.into()));
         }
     }
 
@@ -212,7 +234,8 @@ impl Agent {
             if Instant::now() > until {
                 return Err(self.timeout(what, bound));
             }
-            run::pause(TICK);
+            let mut report = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+            poll(&mut report, PollTimeout::from(TICK_MILLIS)).map_err(LabError::sys("poll"))?;
         }
     }
 

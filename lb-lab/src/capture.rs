@@ -180,11 +180,27 @@ impl Recording {
         &self.file
     }
 
-    /// How many frames carry an IPv4, TCP, UDP or ICMP checksum that is wrong, each with a line
-    /// that says which. Later fragments and packets that do not parse are listed as wrong too,
-    /// except fragments, whose checksum is not in one frame.
+    /// A line for each packet whose IPv4, TCP, UDP or ICMP checksum is wrong.
+    ///
+    /// A packet that does not parse counts as wrong; of a fragment only the IPv4 header is
+    /// looked at, since its transport checksum covers the others too.
     pub fn bad_checksums(&self) -> Vec<String> {
         self.ip_packets()
+            .filter_map(|(frame, packet)| bad_checksum(frame, packet))
+            .collect()
+    }
+
+    /// As [`Recording::bad_checksums`], for packets to one address.
+    ///
+    /// In a capture inside a pod its own packets are not finished yet while offload is on.
+    pub fn bad_checksums_to(&self, address: IpAddr) -> Vec<String> {
+        let to = |packet: &Result<SlicedPacket<'_>, String>| {
+            packet
+                .as_ref()
+                .is_ok_and(|packet| ends(packet).is_some_and(|ends| ends.2 == address))
+        };
+        let packets = self.ip_packets().filter(|(_, packet)| to(packet));
+        packets
             .filter_map(|(frame, packet)| bad_checksum(frame, packet))
             .collect()
     }
@@ -295,79 +311,74 @@ fn syn(point: Point, packet: &SlicedPacket<'_>) -> Option<(Syn, bool)> {
 
 /// A line about the first wrong checksum of a packet.
 fn bad_checksum(frame: &Frame, packet: Result<SlicedPacket<'_>, String>) -> Option<String> {
-    let packet = match packet {
-        Ok(packet) => packet,
-        Err(error) => return Some(format!("at {} us: {error}", frame.micros)),
-    };
-    let (from, from_port, to, to_port) = ends(&packet)?;
-    let wrong = |what: &str, has: u16, should: u16| {
-        (has != should).then(|| {
-            let micros = frame.micros;
-            format!("at {micros} us {from}:{from_port} > {to}:{to_port}: {what} {has:#06x} not {should:#06x}")
-        })
-    };
-    let (v4, v6) = match packet.net.as_ref()? {
-        NetSlice::Ipv4(ip) => (Some(ip.header().to_header()), None),
-        NetSlice::Ipv6(ip) => (None, Some(ip.header().to_header())),
-        NetSlice::Arp(_) => return None,
-    };
-    if let Some(header) = &v4 {
-        let found = wrong(
-            "IPv4 checksum",
-            header.header_checksum,
-            header.calc_header_checksum(),
-        );
-        if found.is_some() {
-            return found;
+    let wrong = match packet {
+        Ok(packet) => {
+            let (from, from_port, to, to_port) = ends(&packet)?;
+            let (what, has, should) = wrong_checksum(&packet)?;
+            format!("{from}:{from_port} > {to}:{to_port}: {what} {has:#06x} not {should:#06x}")
         }
-    }
-    // A checksum that cannot be computed is shown as one that does not match.
-    match packet.transport.as_ref()? {
-        TransportSlice::Tcp(tcp) => {
-            let (header, payload) = (tcp.to_header(), tcp.payload());
-            let should = match (&v4, &v6) {
-                (Some(ip), _) => header.calc_checksum_ipv4(ip, payload),
-                (None, Some(ip)) => header.calc_checksum_ipv6(ip, payload),
-                (None, None) => return None,
+        Err(error) => error,
+    };
+    Some(format!("at {} us {wrong}", frame.micros))
+}
+
+/// Which checksum is wrong, what it is and what it should be.
+fn wrong_checksum(packet: &SlicedPacket<'_>) -> Option<(&'static str, u16, u16)> {
+    let differ = |what, has, should| (has != should).then_some((what, has, should));
+    let transport = packet.transport.as_ref();
+    match packet.net.as_ref()? {
+        NetSlice::Ipv4(slice) => {
+            let ip = slice.header().to_header();
+            differ(
+                "IPv4 checksum",
+                ip.header_checksum,
+                ip.calc_header_checksum(),
+            )
+            .or_else(|| {
+                let (what, has, should) = match transport? {
+                    TransportSlice::Tcp(tcp) => {
+                        let header = tcp.to_header();
+                        let should = header.calc_checksum_ipv4(&ip, tcp.payload());
+                        ("TCP checksum", header.checksum, should.ok())
+                    }
+                    // Zero means that the sender computed none (RFC 768).
+                    TransportSlice::Udp(udp) if udp.checksum() == 0 => return None,
+                    TransportSlice::Udp(udp) => {
+                        let should = udp.to_header().calc_checksum_ipv4(&ip, udp.payload());
+                        ("UDP checksum", udp.checksum(), should.ok())
+                    }
+                    TransportSlice::Icmpv4(icmp) => {
+                        let should = icmp.header().icmp_type.calc_checksum(icmp.payload());
+                        ("ICMP checksum", icmp.checksum(), Some(should))
+                    }
+                    // Group membership is no traffic of ours.
+                    TransportSlice::Icmpv6(_) | TransportSlice::Igmp(_) => return None,
+                };
+                // What cannot be computed is shown as a mismatch.
+                differ(what, has, should.unwrap_or(!has))
+            })
+        }
+        NetSlice::Ipv6(slice) => {
+            let ip = slice.header().to_header();
+            let (what, has, should) = match transport? {
+                TransportSlice::Tcp(tcp) => {
+                    let header = tcp.to_header();
+                    let should = header.calc_checksum_ipv6(&ip, tcp.payload());
+                    ("TCP checksum", header.checksum, should.ok())
+                }
+                TransportSlice::Udp(udp) => {
+                    let should = udp.to_header().calc_checksum_ipv6(&ip, udp.payload());
+                    ("UDP checksum", udp.checksum(), should.ok())
+                }
+                TransportSlice::Icmpv6(icmp) => {
+                    let kind = icmp.header().icmp_type;
+                    let should = kind.calc_checksum(ip.source, ip.destination, icmp.payload());
+                    ("ICMPv6 checksum", icmp.checksum(), should.ok())
+                }
+                TransportSlice::Icmpv4(_) | TransportSlice::Igmp(_) => return None,
             };
-            wrong(
-                "TCP checksum",
-                header.checksum,
-                should.unwrap_or(!header.checksum),
-            )
+            differ(what, has, should.unwrap_or(!has))
         }
-        TransportSlice::Udp(udp) => {
-            let (header, payload) = (udp.to_header(), udp.payload());
-            let should = match (&v4, &v6) {
-                // Over IPv4 zero means that the sender computed none (RFC 768).
-                (Some(_), _) if header.checksum == 0 => return None,
-                (Some(ip), _) => header.calc_checksum_ipv4(ip, payload),
-                (None, Some(ip)) => header.calc_checksum_ipv6(ip, payload),
-                (None, None) => return None,
-            };
-            wrong(
-                "UDP checksum",
-                header.checksum,
-                should.unwrap_or(!header.checksum),
-            )
-        }
-        TransportSlice::Icmpv4(icmp) => {
-            let should = icmp.header().icmp_type.calc_checksum(icmp.payload());
-            wrong("ICMP checksum", icmp.checksum(), should)
-        }
-        TransportSlice::Icmpv6(icmp) => {
-            let ip = v6?;
-            let should =
-                icmp.header()
-                    .icmp_type
-                    .calc_checksum(ip.source, ip.destination, icmp.payload());
-            wrong(
-                "ICMPv6 checksum",
-                icmp.checksum(),
-                should.unwrap_or(!icmp.checksum()),
-            )
-        }
-        // Group membership is no traffic of ours.
-        TransportSlice::Igmp(_) => None,
+        NetSlice::Arp(_) => None,
     }
 }

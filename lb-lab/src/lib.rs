@@ -6,8 +6,10 @@
 //! **Invariant:** nothing here touches the network namespace or the cgroup of its caller.
 
 pub mod agent;
+mod builder;
 pub mod capture;
 pub mod client;
+pub mod demo;
 mod error;
 pub mod host;
 mod http;
@@ -25,11 +27,12 @@ pub mod topology;
 mod underlay;
 
 pub use agent::{Agent, Signal};
+pub use builder::Builder;
 pub use capture::{Capture, Recording};
 pub use client::{HttpClient, HttpConnection, HttpReply, UdpClient};
 pub use error::LabError;
 pub use host::{Host, Kind};
-pub use lab::{Builder, Lab, Place};
+pub use lab::{Lab, Place};
 pub use manifests::{Endpoint, Manifests, Service};
 pub use netns::NetNs;
 pub use node::Node;

@@ -12,13 +12,36 @@ use std::panic;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns};
 
 use crate::error::LabError;
+use crate::run;
 
 /// Where iproute2 keeps the names of namespaces.
 pub const NETNS_DIR: &str = "/run/netns";
+
+/// How long the kernel may take to complete a device's addresses.
+const SETTLE_MAX: Duration = Duration::from_secs(3);
+/// `IFA_F_TENTATIVE` in the kernel: not checked for duplicates yet.
+const TENTATIVE: u8 = 0x40;
+
+/// Whether a device is complete by the lines of `/proc/net/if_inet6`: address, index, prefix
+/// length, scope, flags, device, all but the last in hexadecimal.
+fn is_settled(text: &str, device: &str) -> bool {
+    let lines = text
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let of_device = lines.filter(|fields| fields.get(5) == Some(&device));
+    let (mut complete, mut link_local) = (true, false);
+    for fields in of_device {
+        let flags = u8::from_str_radix(fields[4], 16).unwrap_or(TENTATIVE);
+        complete &= flags & TENTATIVE == 0;
+        link_local |= fields[0].starts_with("fe80");
+    }
+    complete && link_local
+}
 
 /// A network namespace by its name under [`NETNS_DIR`].
 ///
@@ -113,6 +136,31 @@ impl NetNs {
         })?
     }
 
+    /// Waits until these devices have a link-local address and none that is still tentative.
+    ///
+    /// Until then a device does not answer its neighbours, who ask again a second later.
+    pub(crate) fn settle(&self, devices: &[&str]) -> Result<(), LabError> {
+        let until = Instant::now() + SETTLE_MAX;
+        self.run(|| {
+            loop {
+                let path = "/proc/thread-self/net/if_inet6";
+                let text = fs::read_to_string(path).map_err(LabError::file("read", path))?;
+                if devices.iter().all(|device| is_settled(&text, device)) {
+                    return Ok(());
+                }
+                if Instant::now() > until {
+                    let what = format!("the addresses of {}", self.name);
+                    return Err(LabError::Timeout {
+                        what,
+                        millis: SETTLE_MAX.as_millis(),
+                        log: text,
+                    });
+                }
+                run::pause(Duration::from_millis(1));
+            }
+        })?
+    }
+
     /// Reads a setting under /proc/sys/net of the namespace, without the end of line.
     pub fn read_sysctl(&self, name: &str) -> Result<String, LabError> {
         self.run(|| {
@@ -120,5 +168,19 @@ impl NetNs {
             let text = fs::read_to_string(&path).map_err(LabError::file("read", path))?;
             Ok(text.trim_end().to_owned())
         })?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_is_settled_when_its_link_local_address_is_no_longer_tentative() {
+        let good = "fe80000000000000ecececfffeececec 02 40 20 80     eth0\n";
+        let tentative = "fd00000000000000ecececfffeececec 02 40 00 c0     eth0\n";
+        assert!(is_settled(good, "eth0"));
+        assert!(!is_settled(good, "eth1"));
+        assert!(!is_settled(&format!("{good}{tentative}"), "eth0"));
     }
 }

@@ -82,7 +82,7 @@ impl Node {
             self.netns(),
             &format!(
                 "link add {BRIDGE} address 02:00:0a:f4:{:02x}:01 mtu {mtu} type bridge\n\
-                 addr add {v4}/24 dev {BRIDGE}\naddr add {v6}/64 dev {BRIDGE}\n\
+                 addr add {v4}/24 dev {BRIDGE}\naddr add {v6}/64 dev {BRIDGE} nodad\n\
                  link set {BRIDGE} up\n",
                 self.number()
             ),

@@ -72,6 +72,11 @@ impl Pod {
             Topology::Bridge { .. } => pod.join_bridge()?,
             Topology::Routed => pod.join_routed()?,
         }
+        pod.netns().settle(&["eth0"])?;
+        node.netns().settle(&[match node.lab.topology {
+            Topology::Bridge { .. } => BRIDGE,
+            Topology::Routed => &pod.device,
+        }])?;
         let offload = node.lab.settings.tx_offload;
         if offload != TxOffload::On {
             run::tx_offload_off(node.netns(), &pod.device)?;
@@ -122,7 +127,7 @@ impl Pod {
         run::ip(
             self.netns(),
             &format!(
-                "addr add {}/24 dev eth0\naddr add {}/64 dev eth0\nlink set eth0 up\n\
+                "addr add {}/24 dev eth0\naddr add {}/64 dev eth0 nodad\nlink set eth0 up\n\
                  route add default via {gateway_v4}\nroute add default via {gateway_v6}\n",
                 self.v4(),
                 self.v6()
@@ -146,7 +151,7 @@ impl Pod {
         run::ip(
             self.netns(),
             &format!(
-                "addr add {v4}/32 dev eth0\naddr add {v6}/128 dev eth0\nlink set eth0 up\n\
+                "addr add {v4}/32 dev eth0\naddr add {v6}/128 dev eth0 nodad\nlink set eth0 up\n\
                  route add {ROUTED_GATEWAY_V4} dev eth0 scope link\n\
                  route add default via {ROUTED_GATEWAY_V4} dev eth0\n\
                  route add default via {ROUTED_GATEWAY_V6} dev eth0\n"

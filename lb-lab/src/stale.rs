@@ -12,6 +12,7 @@ use std::hash::{BuildHasher as _, Hasher as _};
 use std::io::{self, Write as _};
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::{Arc, Mutex, Once, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -22,7 +23,7 @@ use nix::unistd::Pid;
 
 use crate::error::LabError;
 use crate::lab::Shared;
-use crate::netns::NETNS_DIR;
+use crate::netns::{NETNS_DIR, NetNs};
 use crate::run;
 
 /// The directory of all labs of this machine.
@@ -32,6 +33,7 @@ const KILL_MAX: Duration = Duration::from_secs(5);
 
 static LIVE: Mutex<Vec<Weak<Shared>>> = Mutex::new(Vec::new());
 static HANDLER: Once = Once::new();
+static ON_SIGNAL: Mutex<Option<Box<dyn FnOnce() + Send>>> = Mutex::new(None);
 
 /// A lab found on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,8 +44,52 @@ pub struct Found {
     pub dir: PathBuf,
     /// Whether a process holds it.
     pub live: bool,
-    /// Its hosts: name, and the note `kind ipv4 ipv6 cgroup`.
-    pub hosts: Vec<(String, String)>,
+    /// Its hosts, in the order of their names.
+    pub hosts: Vec<FoundHost>,
+}
+
+/// A host of a lab of this or another process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundHost {
+    /// Its name.
+    pub name: String,
+    /// What it is: node, pod, client or router.
+    pub kind: String,
+    /// Its IPv4 address.
+    pub v4: String,
+    /// Its IPv6 address.
+    pub v6: String,
+    /// Its network namespace.
+    pub netns: NetNs,
+    /// Its cgroup directory.
+    pub cgroup: PathBuf,
+}
+
+impl FoundHost {
+    /// Reads the note that a lab keeps of each host: `kind ipv4 ipv6 cgroup`.
+    fn read(id: &str, path: &Path) -> Option<Self> {
+        let note = fs::read_to_string(path).ok()?;
+        let name = path.file_name()?.to_string_lossy().into_owned();
+        let mut fields = note.trim_end().splitn(4, ' ').map(str::to_owned);
+        let (kind, v4, v6) = (fields.next()?, fields.next()?, fields.next()?);
+        let (netns, cgroup) = (
+            NetNs::named(format!("lb-{id}-{name}")),
+            fields.next()?.into(),
+        );
+        Some(Self {
+            name,
+            kind,
+            v4,
+            v6,
+            netns,
+            cgroup,
+        })
+    }
+
+    /// A command that will run in the host's namespace and cgroup.
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Result<Command, LabError> {
+        self.netns.command_in_cgroup(program, Some(&self.cgroup))
+    }
 }
 
 /// Lists the labs of this machine, live and stale.
@@ -53,19 +99,14 @@ pub fn list() -> Result<Vec<Found>, LabError> {
     for id in ids()? {
         let dir = Path::new(RUN_DIR).join(&id);
         let live = try_lock(&dir)?.is_none();
-        let mut hosts = Vec::new();
-        for entry in fs::read_dir(dir.join("hosts"))
+        let notes = fs::read_dir(dir.join("hosts"))
             .into_iter()
             .flatten()
-            .flatten()
-        {
-            let note = fs::read_to_string(entry.path()).unwrap_or_default();
-            hosts.push((
-                entry.file_name().to_string_lossy().into_owned(),
-                note.trim().to_owned(),
-            ));
-        }
-        hosts.sort();
+            .flatten();
+        let mut hosts: Vec<_> = notes
+            .filter_map(|note| FoundHost::read(&id, &note.path()))
+            .collect();
+        hosts.sort_by(|a, b| a.name.cmp(&b.name));
         labs.push(Found {
             id,
             dir,
@@ -110,6 +151,13 @@ pub fn remove_all() {
     }
 }
 
+/// Does `work` at the next signal, in place of removing all labs and exiting with 130.
+///
+/// It runs on a thread of its own, once; the signal after that does as before.
+pub fn on_signal(work: impl FnOnce() + Send + 'static) {
+    *ON_SIGNAL.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(work));
+}
+
 /// Makes a directory with a fresh id and holds its lock.
 pub(crate) fn claim() -> Result<(String, PathBuf, File), LabError> {
     let _guard = lock_all()?;
@@ -138,6 +186,10 @@ pub(crate) fn remember(lab: &Arc<Shared>) {
         .push(Arc::downgrade(lab));
     HANDLER.call_once(|| {
         let end = || {
+            let work = ON_SIGNAL.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(work) = work {
+                return work();
+            }
             remove_all();
             std::process::exit(130);
         };
@@ -203,6 +255,8 @@ pub(crate) fn remove_traces(id: &str) -> Result<(), LabError> {
     };
     let cgroups = remove_cgroups(&cgroup);
     killed.and(netns).and(unmounted).and(cgroups)?;
+    // Nobody may look for locks while the directory is half gone.
+    let _guard = lock_all()?;
     match fs::remove_dir_all(&dir) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(LabError::file("remove", dir)(error))

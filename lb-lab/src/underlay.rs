@@ -36,8 +36,8 @@ pub(crate) fn set_up_router(router: &Host) -> Result<(), LabError> {
         &format!(
             "link add lan address 02:00:c0:a8:32:01 type bridge\n\
              link add wan address 02:00:cb:00:71:01 type bridge\n\
-             addr add {ROUTER_V4}/24 dev lan\naddr add {ROUTER_V6}/64 dev lan\n\
-             addr add {WAN_V4}/24 dev wan\naddr add {WAN_V6}/64 dev wan\n\
+             addr add {ROUTER_V4}/24 dev lan\naddr add {ROUTER_V6}/64 dev lan nodad\n\
+             addr add {WAN_V4}/24 dev wan\naddr add {WAN_V6}/64 dev wan nodad\n\
              link set lan up\nlink set wan up\n"
         ),
     )?;
@@ -71,10 +71,12 @@ fn plug(router: &Host, host: &Host, bridge: &str, port: &str) -> Result<(), LabE
     run::ip(
         host.netns(),
         &format!(
-            "addr add {v4}/24 dev eth0\naddr add {v6}/64 dev eth0\nlink set eth0 up\n\
+            "addr add {v4}/24 dev eth0\naddr add {v6}/64 dev eth0 nodad\nlink set eth0 up\n\
              route add default via {gateway_v4}\nroute add default via {gateway_v6}\n"
         ),
-    )
+    )?;
+    host.netns().settle(&["eth0"])?;
+    router.netns().settle(&[bridge])
 }
 
 /// Joins a node to the underlay and gives it a default route by the router.
@@ -116,10 +118,13 @@ pub(crate) fn route_pod_ranges(router: &Host, nodes: &[Node]) -> Result<(), LabE
 
 /// Lets a node reach the pod ranges of all others, by routes or by vxlan.
 pub(crate) fn join_pod_ranges(node: &Node, nodes: &[Node]) -> Result<(), LabError> {
-    let others = nodes.iter().filter(|other| other.number() != node.number());
-    let mut lines = String::new();
+    let others: Vec<_> = nodes
+        .iter()
+        .filter(|other| other.number() != node.number())
+        .collect();
     match node.lab.underlay {
         Underlay::Routes => {
+            let mut lines = String::new();
             for other in others {
                 line!(
                     lines,
@@ -136,58 +141,60 @@ pub(crate) fn join_pod_ranges(node: &Node, nodes: &[Node]) -> Result<(), LabErro
             }
             run::ip(node.netns(), &lines)
         }
-        Underlay::Vxlan => {
-            let ((v4, v6), device) = (node.vxlan_addresses(), VXLAN_DEVICE);
-            line!(
-                lines,
-                "link add {device} address {} mtu {VXLAN_MTU} type vxlan id 1 local {} dev eth0 \
-                 dstport 8472 nolearning",
-                vxlan_mac(node),
-                node.v4()
-            );
-            line!(
-                lines,
-                "addr add {v4}/32 dev {device}\naddr add {v6}/128 dev {device}"
-            );
-            line!(lines, "link set {device} up");
-            let mut forwarding = String::new();
-            for other in others {
-                let ((v4, v6), mac) = (other.vxlan_addresses(), vxlan_mac(other));
-                line!(
-                    lines,
-                    "neigh add {v4} lladdr {mac} dev {device} nud permanent"
-                );
-                line!(
-                    lines,
-                    "neigh add {v6} lladdr {mac} dev {device} nud permanent"
-                );
-                line!(
-                    lines,
-                    "route add {} via {v4} dev {device} onlink",
-                    other.pod_cidr_v4()
-                );
-                line!(
-                    lines,
-                    "route add {} via {v6} dev {device} onlink",
-                    other.pod_cidr_v6()
-                );
-                line!(
-                    forwarding,
-                    "fdb append {mac} dev {device} dst {} self permanent",
-                    other.v4()
-                );
-            }
-            run::ip(node.netns(), &lines)?;
-            run::feed(
-                node.netns().command("bridge")?.args(["-batch", "-"]),
-                &forwarding,
-            )?;
-            if node.lab.settings.tx_offload != TxOffload::On {
-                run::tx_offload_off(node.netns(), device)?;
-            }
-            Ok(())
-        }
+        Underlay::Vxlan => make_vxlan(node, &others),
     }
+}
+
+/// The vxlan device as flannel makes it: nothing is learned, everything is written down.
+fn make_vxlan(node: &Node, others: &[&Node]) -> Result<(), LabError> {
+    let ((v4, v6), device) = (node.vxlan_addresses(), VXLAN_DEVICE);
+    let (mac, local) = (vxlan_mac(node), node.v4());
+    let mut lines = format!("link add {device} address {mac} mtu {VXLAN_MTU} ");
+    line!(
+        lines,
+        "type vxlan id 1 local {local} dev eth0 dstport 8472 nolearning"
+    );
+    line!(
+        lines,
+        "addr add {v4}/32 dev {device}\naddr add {v6}/128 dev {device} nodad"
+    );
+    line!(lines, "link set {device} up");
+    let mut forwarding = String::new();
+    for other in others {
+        let ((v4, v6), mac) = (other.vxlan_addresses(), vxlan_mac(other));
+        line!(
+            lines,
+            "neigh add {v4} lladdr {mac} dev {device} nud permanent"
+        );
+        line!(
+            lines,
+            "neigh add {v6} lladdr {mac} dev {device} nud permanent"
+        );
+        line!(
+            lines,
+            "route add {} via {v4} dev {device} onlink",
+            other.pod_cidr_v4()
+        );
+        line!(
+            lines,
+            "route add {} via {v6} dev {device} onlink",
+            other.pod_cidr_v6()
+        );
+        line!(
+            forwarding,
+            "fdb append {mac} dev {device} dst {} self permanent",
+            other.v4()
+        );
+    }
+    run::ip(node.netns(), &lines)?;
+    run::feed(
+        node.netns().command("bridge")?.args(["-batch", "-"]),
+        &forwarding,
+    )?;
+    if node.lab.settings.tx_offload != TxOffload::On {
+        run::tx_offload_off(node.netns(), device)?;
+    }
+    node.netns().settle(&[device])
 }
 
 fn vxlan_mac(node: &Node) -> String {
