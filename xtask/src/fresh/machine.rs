@@ -62,7 +62,7 @@ mount --rbind /dev "$1/dev"
 mount -t tmpfs tmpfs "$1/run"
 mount -t cgroup2 none "$1/sys/fs/cgroup"
 if grep -q ' bpf ' /proc/mounts; then mount -t bpf bpf "$1/sys/fs/bpf"; fi
-exec chroot "$1" /bin/bash -c "cd \"$0\" && $2; exit \$?" "$3"
+exec chroot "$1" /bin/bash -c 'cd "$0" && { eval "$1"; }; exit $?' "$3" "$2"
 "#;
 
 /// A bare machine, removed on drop.
