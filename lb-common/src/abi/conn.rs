@@ -85,6 +85,17 @@ impl ConnState {
     }
 }
 
+/// Copies a link-layer address; see [`Conn::take_over`] for why not as a whole.
+#[inline(always)]
+pub const fn copy_link_address(to: &mut [u8; 6], from: &[u8; 6]) {
+    to[0] = from[0];
+    to[1] = from[1];
+    to[2] = from[2];
+    to[3] = from[3];
+    to[4] = from[4];
+    to[5] = from[5];
+}
+
 /// How requests reach the backend; the `hop` byte of [`Conn`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
@@ -156,9 +167,8 @@ impl<A: Address> Conn<A> {
         self.last_seen = other.last_seen;
         self.request_seen = other.request_seen;
         self.reply_seen = other.reply_seen;
-        let [a, b, c, d, e, f] = other.next_hop;
-        self.next_hop = [a, b, c, d, e, f];
         self.hop = other.hop;
+        copy_link_address(&mut self.next_hop, &other.next_hop);
     }
 }
 
@@ -246,10 +256,13 @@ mod tests {
         for (value, byte) in (1..).zip(bytemuck::bytes_of_mut(&mut from)) {
             *byte = value;
         }
-        (from._pad, from._pad2) = ([0; 2], 0);
         let mut to = Conn::new(([0; 16], 0), 0, 0);
         to.take_over(&from);
-        assert_eq!(to, from);
+        let differing: Vec<usize> = (0..size_of_val(&to))
+            .filter(|at| bytemuck::bytes_of(&to)[*at] != bytemuck::bytes_of(&from)[*at])
+            .collect();
+        // The three bytes of padding stay zero.
+        assert_eq!(differing, [42, 43, 51]);
     }
 
     #[test]

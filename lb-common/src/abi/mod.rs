@@ -12,7 +12,7 @@ mod iface;
 mod slot;
 
 pub use backend::{Backend, BackendState};
-pub use conn::{Conn, ConnKey, ConnState, Direction, Hop};
+pub use conn::{Conn, ConnKey, ConnState, Direction, Hop, copy_link_address};
 pub use frontend::{Algorithm, Frontend, FrontendFlags, FrontendKey};
 pub use iface::{Iface, IfaceFlags};
 pub use slot::{List, SlotKey};

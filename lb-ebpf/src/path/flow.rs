@@ -5,12 +5,15 @@
 //! only then the other entry is looked up.
 //! **Invariant:** a packet that changes no state and finds a fresh `last_seen` writes nothing.
 
-use lb_common::abi::{Conn, ConnKey, ConnState, Direction, Hop, proto};
+use lb_common::abi::{Conn, ConnKey, ConnState, Direction, Hop, copy_link_address, proto};
 use lb_common::{Address as _, Family};
 
 use super::{Decision, Side, Work};
 use crate::packet::tcp;
 use crate::tables::{NextHop, Tables};
+
+/// The flags of the answer to a SYN.
+const OPENED: u8 = tcp::SYN | tcp::ACK;
 
 /// Rewrites a request as its entry in `work.request` says.
 #[inline(always)]
@@ -32,8 +35,7 @@ pub(super) fn forward<F: Family, T: Tables<F>>(
     work.edit.side = Side::Destination;
     work.edit.bridged = conn.hop == Hop::Bridged as u8;
     if work.edit.bridged {
-        let [a, b, c, d, e, f] = conn.next_hop;
-        work.edit.next_hop = [a, b, c, d, e, f];
+        copy_link_address(&mut work.edit.next_hop, &conn.next_hop);
     }
     let bits = if work.packet.proto == proto::TCP {
         closing(work.packet.tcp_flags, ConnState::FIN_REQUEST)
@@ -60,11 +62,8 @@ pub(super) fn back<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::A
     work.edit.destination_port = conn.client_port;
     work.edit.side = Side::Source;
     work.edit.bridged = false;
-    const OPENED: u8 = tcp::SYN | tcp::ACK;
     let flags = work.packet.tcp_flags;
-    let bits = if work.packet.proto == proto::UDP {
-        ConnState::REPLIED
-    } else if flags & OPENED == OPENED {
+    let bits = if work.packet.proto == proto::UDP || flags & OPENED == OPENED {
         ConnState::REPLIED
     } else {
         closing(flags, ConnState::FIN_REPLY)

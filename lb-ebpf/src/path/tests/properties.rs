@@ -8,10 +8,14 @@ use std::collections::BTreeMap;
 
 use lb_common::V6;
 use lb_common::abi::proto::TCP;
+use lb_common::abi::{ConnKey, Direction};
 use proptest::prelude::*;
 
-use super::world::{BACKENDS, CLIENTS, End, Made, TARGET, World};
+use super::world::{BACKENDS, CLIENTS, End, Made as _, TARGET, World};
 use crate::packet::tcp::{ACK, RST, SYN};
+
+/// (client port, target) to the tuple behind our hook.
+type Live = BTreeMap<(u16, usize), (End<V6>, End<V6>)>;
 
 /// One step: a client port dials a target, or resets what it has there.
 #[derive(Clone, Copy, Debug)]
@@ -45,8 +49,7 @@ proptest! {
     fn replies_come_from_what_was_dialled(steps in prop::collection::vec(step(), 1..60)) {
         let mut world = World::<V6>::new();
         let targets = targets(&mut world);
-        // (client port, target) -> the tuple behind our hook.
-        let mut live: BTreeMap<(u16, usize), (End<V6>, End<V6>)> = BTreeMap::new();
+        let mut live = Live::new();
         for Step { port, target, reset } in steps {
             let client = (V6::address(CLIENTS, 1), port);
             let to = targets[target];
@@ -79,8 +82,7 @@ proptest! {
 }
 
 /// The client's own sockets that were made without us.
-fn refresh_sockets(world: &mut World<V6>, live: &BTreeMap<(u16, usize), (End<V6>, End<V6>)>) {
-    use lb_common::abi::{ConnKey, Direction};
+fn refresh_sockets(world: &mut World<V6>, live: &Live) {
     world.sockets = live
         .iter()
         .filter(|((port, target), (from, _))| *target >= 3 && from.1 == *port)
