@@ -39,7 +39,9 @@ pub(super) fn load(pins: &Pins, connections_max: u32) -> Result<Ebpf, DatapathEr
     let fresh = !pins.map(names::CURSORS).exists();
     let hz = ticks_per_second()?;
     let mut loader = EbpfLoader::new();
+    let csum_ipv6 = csum_ipv6_flag();
     loader.override_global("HZ", &hz, true);
+    loader.override_global("CSUM_IPV6", &csum_ipv6, true);
     for shape in shapes(connections_max) {
         loader.map_pin_path(shape.name, pins.map(shape.name));
         if let Some(entries) = shape.entries {
@@ -193,6 +195,18 @@ fn ticks_per_second() -> Result<u32, DatapathError> {
         .ok_or_else(|| DatapathError::Tick {
             source: io::Error::other(format!("a tick of {tick} makes no sense")),
         })
+}
+
+/// The flag that tells `bpf_l4_csum_replace` of IPv6, or 0 where the kernel would refuse it.
+///
+/// KERNEL: >= 6.16, and where it was backported; the name of the flag in the kernel's own type
+/// information says so without trying.
+fn csum_ipv6_flag() -> u32 {
+    const BPF_F_IPV6: u32 = 1 << 7;
+    const NAME: &[u8] = b"\0BPF_F_IPV6\0";
+    let types = std::fs::read("/sys/kernel/btf/vmlinux").unwrap_or_default();
+    let known = types.windows(NAME.len()).any(|window| window == NAME);
+    if known { BPF_F_IPV6 } else { 0 }
 }
 
 /// The kernel stores the tick in whole nanoseconds, so the quotient is rounded to the nearest.
