@@ -234,13 +234,12 @@ pub(crate) fn node(object: &core::Node) -> Result<Node> {
     }
     found.sort_by_key(|(rank, _)| *rank);
     let spec = object.spec.clone().unwrap_or_default();
-    let (list, field) = match spec.pod_cidrs {
-        Some(list) if !list.is_empty() => (list, "spec.podCIDRs"),
-        _ => (spec.pod_cidr.into_iter().collect(), "spec.podCIDR"),
-    };
     let mut pod_cidrs = Vec::new();
-    for (at, text) in list.iter().filter(|text| !text.is_empty()).enumerate() {
-        pod_cidrs.push(cidr(&format!("{field}[{at}]"), text)?);
+    for (at, text) in spec.pod_cidrs.iter().flatten().enumerate() {
+        pod_cidrs.push(cidr(&format!("spec.podCIDRs[{at}]"), text)?);
+    }
+    if let (true, Some(text)) = (pod_cidrs.is_empty(), &spec.pod_cidr) {
+        pod_cidrs.push(cidr("spec.podCIDR", text)?);
     }
     Ok(Node {
         name,

@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The control plane from manifests to tables, without a kernel.
+//!
+//! `golden` compares each `*.yaml` beside this file with the `*.txt` of the same name,
+//! `changes` looks at single writes, `order` at lookups between writes, `folder` at files that
+//! change. `UPDATE_EXPECT=1` blesses the goldens.
+
+mod changes;
+mod folder;
+mod golden;
+mod order;
+mod support;
