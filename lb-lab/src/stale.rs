@@ -186,7 +186,10 @@ pub(crate) fn remember(lab: &Arc<Shared>) {
         .push(Arc::downgrade(lab));
     HANDLER.call_once(|| {
         let end = || {
-            let work = ON_SIGNAL.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let work = ON_SIGNAL
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take();
             if let Some(work) = work {
                 return work();
             }
@@ -245,6 +248,7 @@ pub(crate) fn remove_traces(id: &str) -> Result<(), LabError> {
     let dir = Path::new(RUN_DIR).join(id);
     let cgroup = cgroup_of(id)?;
     let killed = kill_all(&cgroup);
+    // Namespaces go between, so that what is killed late finds none to enter.
     let netns = delete_namespaces(id);
     let unmounted = match umount2(&dir.join("bpf"), MntFlags::MNT_DETACH) {
         // Not a mount point, or no such directory: there is nothing to unmount.
@@ -370,7 +374,22 @@ fn delete_namespaces(id: &str) -> Result<(), LabError> {
     }
 }
 
+/// Removes the cgroups; a process that joined one after the first round is killed as well.
 fn remove_cgroups(root: &Path) -> Result<(), LabError> {
+    let until = Instant::now() + KILL_MAX;
+    loop {
+        let result = try_remove_cgroups(root);
+        let busy = matches!(&result, Err(LabError::Io { source, .. })
+            if source.kind() == io::ErrorKind::ResourceBusy);
+        if !busy || Instant::now() > until {
+            return result;
+        }
+        kill_all(root)?;
+        run::pause(Duration::from_millis(2));
+    }
+}
+
+fn try_remove_cgroups(root: &Path) -> Result<(), LabError> {
     for dir in cgroups(root) {
         match fs::remove_dir(&dir) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {

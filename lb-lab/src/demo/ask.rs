@@ -110,8 +110,10 @@ impl Tally {
     /// The counts as a table.
     pub(super) fn table(&self) -> String {
         let rows = self.by_name.iter();
-        rows.map(|(name, count)| format!("{name:<16} {count:>5}\n"))
-            .collect()
+        let rows: Vec<_> = rows
+            .map(|(name, count)| format!("{name:<16} {count:>5}"))
+            .collect();
+        rows.join("\n")
     }
 
     /// What went wrong, for a claim that does not hold.

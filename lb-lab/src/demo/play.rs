@@ -41,8 +41,7 @@ fn commands(stage: &Stage) -> Vec<(&'static str, String)> {
     let log = stage
         .agent
         .as_ref()
-        .map(Agent::log_path)
-        .unwrap_or(stage.lab.dir());
+        .map_or(stage.lab.dir(), Agent::log_path);
     let ready =
         |from, to| format!("sed -i '/- 10.244.0.5$/,/ready:/ s/ready: {from}/ready: {to}/' {file}");
     vec![

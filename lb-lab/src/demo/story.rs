@@ -35,17 +35,15 @@ pub(super) fn build(screen: &mut Screen) -> Result<Stage, DemoError> {
     screen.gap()?;
     let (stage, took) = screen.busy("making nodes, pods, bridges and routes", Stage::build)?;
     let stage = stage?;
-    let pods: String = PODS
-        .iter()
-        .map(|(name, host)| format!("  {name:<16}  10.244.0.{host}  port {TARGET}\n"))
-        .collect();
+    let pods = PODS.map(|(name, host)| format!("  {name:<16}  10.244.0.{host}  port {TARGET}"));
     let (node, other, client) = (stage.node(), stage.other_node(), &stage.client);
     screen.code(&format!(
-        "{:<18}  {}\n  {:<16}  {}\n{pods}{:<18}  {}",
+        "{:<18}  {}\n  {:<16}  {}\n{}\n{:<18}  {}",
         node.name(),
         node.v4(),
         client.name(),
         client.v4(),
+        pods.join("\n"),
         other.name(),
         other.v4(),
     ))?;

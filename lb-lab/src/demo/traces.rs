@@ -176,15 +176,19 @@ impl Traces {
 /// The counts of what was found, as a table.
 pub(super) fn table(found: &Found) -> String {
     let rows = found.iter();
-    rows.map(|(kind, what)| format!("{:>4} {kind}\n", what.len()))
-        .collect()
+    let rows: Vec<_> = rows
+        .map(|(kind, what)| format!("{:>4} {kind}", what.len()))
+        .collect();
+    rows.join("\n")
 }
 
 /// What was found, item by item.
 pub(super) fn list(found: &Found) -> String {
     let rows = found.iter();
-    rows.map(|(kind, what)| format!("{kind}: {}\n", what.join(", ")))
-        .collect()
+    let rows: Vec<_> = rows
+        .map(|(kind, what)| format!("{kind}: {}", what.join(", ")))
+        .collect();
+    rows.join("\n")
 }
 
 /// What a pin holds.
@@ -262,8 +266,8 @@ mod tests {
     #[test]
     fn a_table_of_what_was_found_has_one_line_per_kind() {
         let found = Found::from([("mounts", vec!["a".to_owned(), "b".to_owned()])]);
-        assert_eq!(table(&found), "   2 mounts\n");
-        assert_eq!(list(&found), "mounts: a, b\n");
+        assert_eq!(table(&found), "   2 mounts");
+        assert_eq!(list(&found), "mounts: a, b");
     }
 
     #[test]
