@@ -105,8 +105,9 @@ fn limit(map: &'static str) -> u32 {
 }
 
 fn into_io(error: MapError) -> io::Error {
-    match error {
-        MapError::SyscallError(error) => error.io_error,
-        error => io::Error::other(error),
+    if let MapError::SyscallError(error) = error {
+        error.io_error
+    } else {
+        io::Error::other(error)
     }
 }

@@ -240,128 +240,34 @@ mod tests {
 
     #[test]
     fn each_kind_of_device_gets_its_role() {
-        let cases = [
-            (
-                "hardware with the default route",
-                link("eth0", "", None),
-                ROUTE,
-                Some(Role::Uplink),
-            ),
-            (
-                "hardware with an address",
-                link("eth1", "", None),
-                ADDRESS,
-                Some(Role::Uplink),
-            ),
-            ("idle hardware", link("eth2", "", None), NOTHING, None),
-            (
-                "vlan with an address",
-                link("eth0.5", "vlan", None),
-                ADDRESS,
-                Some(Role::Uplink),
-            ),
-            (
-                "bond with the default route",
-                link("bond0", "bond", None),
-                ROUTE,
-                Some(Role::Uplink),
-            ),
-            (
-                "uplink of a nested cluster",
-                link("eth0", "veth", Some(0)),
-                ROUTE,
-                Some(Role::Uplink),
-            ),
-            (
-                "pod on a bridge",
-                link("veth1", "veth", Some(0)),
-                NOTHING,
-                Some(Role::Pod),
-            ),
-            (
-                "pod point to point",
-                link("cali1", "veth", Some(3)),
-                ADDRESS,
-                Some(Role::Pod),
-            ),
-            (
-                "netkit pod",
-                link("lxc1", "netkit", Some(3)),
-                NOTHING,
-                Some(Role::Pod),
-            ),
-            (
-                "veth within the node",
-                link("veth2", "veth", None),
-                NOTHING,
-                None,
-            ),
-            (
-                "flannel's overlay",
-                link("flannel.1", "vxlan", None),
-                ADDRESS,
-                Some(Role::Overlay),
-            ),
-            (
-                "calico's tunnel",
-                link("tunl0", "ipip", None),
-                ADDRESS,
-                Some(Role::Overlay),
-            ),
-            (
-                "wireguard",
-                link("wg0", "wireguard", None),
-                NOTHING,
-                Some(Role::Overlay),
-            ),
-            (
-                "geneve",
-                link("genev_sys", "geneve", None),
-                NOTHING,
-                Some(Role::Overlay),
-            ),
-            (
-                "gre",
-                link("gre1", "gre", None),
-                NOTHING,
-                Some(Role::Overlay),
-            ),
-            (
-                "tun",
-                link("tun0", "tun", None),
-                NOTHING,
-                Some(Role::Overlay),
-            ),
-            (
-                "tunnel with the default route",
-                link("wg0", "wireguard", None),
-                ROUTE,
-                Some(Role::Uplink),
-            ),
-            (
-                "the bridge of the pods",
-                link("cni0", "bridge", None),
-                ADDRESS,
-                None,
-            ),
-            (
-                "a bridge with the default route",
-                link("br0", "bridge", None),
-                ROUTE,
-                None,
-            ),
-            (
-                "kube-proxy's dummy",
-                link("kube-ipvs0", "dummy", None),
-                ADDRESS,
-                None,
-            ),
-        ];
-        for (what, link, carries, role) in cases {
+        let (uplink, overlay, pod) = (Some(Role::Uplink), Some(Role::Overlay), Some(Role::Pod));
+        for (name, kind, peer_netns, carries, role) in [
+            ("eth0", "", None, ROUTE, uplink),
+            ("eth1", "", None, ADDRESS, uplink),
+            ("idle", "", None, NOTHING, None),
+            ("eth0.5", "vlan", None, ADDRESS, uplink),
+            ("bond0", "bond", None, ROUTE, uplink),
+            ("nested", "veth", Some(0), ROUTE, uplink),
+            ("bridged", "veth", Some(0), NOTHING, pod),
+            ("cali1", "veth", Some(3), ADDRESS, pod),
+            ("lxc1", "netkit", Some(3), NOTHING, pod),
+            ("local", "veth", None, NOTHING, None),
+            ("flannel.1", "vxlan", None, ADDRESS, overlay),
+            ("tunl0", "ipip", None, ADDRESS, overlay),
+            ("wg0", "wireguard", None, NOTHING, overlay),
+            ("genev_sys", "geneve", None, NOTHING, overlay),
+            ("gre1", "gre", None, NOTHING, overlay),
+            ("tun0", "tun", None, NOTHING, overlay),
+            ("vpn0", "wireguard", None, ROUTE, uplink),
+            ("cni0", "bridge", None, ADDRESS, None),
+            ("br0", "bridge", None, ROUTE, None),
+            ("kube-ipvs0", "dummy", None, ADDRESS, None),
+        ] {
+            let link = link(name, kind, peer_netns);
             assert_eq!(
                 classify(&link, carries, &Patterns::default()),
                 role,
-                "{what}"
+                "{name}"
             );
         }
     }

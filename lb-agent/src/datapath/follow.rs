@@ -11,24 +11,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures_util::stream::BoxStream;
 use futures_util::{FutureExt as _, StreamExt as _};
-use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
-use netlink_packet_route::RouteNetlinkMessage;
-use rtnetlink::sys::AsyncSocket as _;
-use rtnetlink::{Handle, MulticastGroup};
+use rtnetlink::Handle;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 
 use super::attach::{Attacher, Hook, Outcome};
 use super::devices::{Managed, Patterns};
 use super::error::DatapathError;
+use super::events::{self, Message, Messages, Netlink, Todo};
 use super::maps::Ifaces;
 use super::netlink;
 use super::view::{View, Wanted};
 
-/// Bytes of messages that the kernel may keep for us: a thousand pods may start at once.
-const RECEIVE_BUFFER_BYTES: u32 = 4 << 20;
 /// Messages taken together before acting on them, so that a burst is not acted on one by one.
 const MESSAGES_PER_STEP: usize = 256;
 /// Waits before asking again for a pair whose other end is on its way to another namespace.
@@ -41,28 +36,6 @@ const SETTLE_WAITS: [Duration; 5] = [
 ];
 /// Wait before a new netlink socket when one broke.
 const RECONNECT_WAIT: Duration = Duration::from_secs(1);
-
-const GROUPS: [MulticastGroup; 6] = [
-    MulticastGroup::Link,
-    MulticastGroup::Tc,
-    MulticastGroup::Ipv4Ifaddr,
-    MulticastGroup::Ipv6Ifaddr,
-    MulticastGroup::Ipv4Route,
-    MulticastGroup::Ipv6Route,
-];
-
-type Messages = BoxStream<'static, NetlinkMessage<RouteNetlinkMessage>>;
-
-/// What messages leave to do.
-#[derive(Debug, Default)]
-struct Todo {
-    /// Messages were lost; only a full list helps.
-    list: bool,
-    /// A default route came or went.
-    routes: bool,
-    /// Devices whose filters have changed.
-    filters: BTreeSet<u32>,
-}
 
 /// Keeps the programs on the managed devices.
 pub(super) struct Follower {
@@ -151,22 +124,17 @@ impl Follower {
     }
 
     /// Takes one message and what has queued up behind it, then acts.
-    async fn take(
-        &mut self,
-        messages: &mut Messages,
-        first: NetlinkMessage<RouteNetlinkMessage>,
-        handle: &Handle,
-    ) {
+    async fn take(&mut self, messages: &mut Messages, first: Message, handle: &Handle) {
         let mut todo = Todo::default();
         let mut touched = BTreeSet::new();
         let mut next = Some(first);
         for _ in 0..MESSAGES_PER_STEP {
             let Some(message) = next else { break };
-            touched.extend(self.read(message.payload, &mut todo));
+            touched.extend(events::read(&mut self.view, message.payload, &mut todo));
             next = messages.next().now_or_never().flatten();
         }
         if let Some(last) = next {
-            touched.extend(self.read(last.payload, &mut todo));
+            touched.extend(events::read(&mut self.view, last.payload, &mut todo));
         }
         if todo.list {
             tracing::info!("messages about devices were lost; listing all of them");
@@ -188,64 +156,6 @@ impl Follower {
             self.check_filters(handle, index).await;
         }
         self.report();
-    }
-
-    /// Notes what one message says; returns the devices that it may have changed.
-    fn read(&mut self, payload: NetlinkPayload<RouteNetlinkMessage>, todo: &mut Todo) -> Vec<u32> {
-        use RouteNetlinkMessage as M;
-        let message = match payload {
-            NetlinkPayload::InnerMessage(message) => message,
-            NetlinkPayload::Overrun(_) => {
-                todo.list = true;
-                return Vec::new();
-            }
-            _ => return Vec::new(),
-        };
-        #[expect(
-            clippy::wildcard_enum_match_arm,
-            reason = "other messages of the groups that were asked for are no matter here"
-        )]
-        match message {
-            M::NewLink(link) if is_bridge_port_message(&link) => Vec::new(),
-            M::DelLink(link) if is_bridge_port_message(&link) => Vec::new(),
-            M::NewLink(link) => {
-                let facts = netlink::link_facts(&link);
-                let index = facts.index;
-                self.view.put_link(facts);
-                vec![index]
-            }
-            M::DelLink(link) => {
-                self.view.remove_link(link.header.index);
-                vec![link.header.index]
-            }
-            M::NewAddress(address) => netlink::global_address(&address)
-                .map(|(index, address)| {
-                    self.view.put_address(index, address);
-                    index
-                })
-                .into_iter()
-                .collect(),
-            M::DelAddress(address) => netlink::global_address(&address)
-                .map(|(index, address)| {
-                    self.view.remove_address(index, address);
-                    index
-                })
-                .into_iter()
-                .collect(),
-            M::NewRoute(route) | M::DelRoute(route) => {
-                todo.routes |= netlink::is_default_route(&route);
-                Vec::new()
-            }
-            M::NewTrafficFilter(filter) | M::DelTrafficFilter(filter) => {
-                todo.filters.extend(u32::try_from(filter.header.index));
-                Vec::new()
-            }
-            M::NewQueueDiscipline(qdisc) | M::DelQueueDiscipline(qdisc) => {
-                todo.filters.extend(u32::try_from(qdisc.header.index));
-                Vec::new()
-            }
-            _ => Vec::new(),
-        }
     }
 
     /// Attaches to and detaches from the devices named, where that changes anything.
@@ -283,7 +193,11 @@ impl Follower {
         // ORDER: see the invariant above; across all devices, because replies leave by others.
         for hook in [Hook::Egress, Hook::Ingress] {
             wanted.retain(|index, device| {
-                let had = self.attached.contains_key(index);
+                // Moving from one mechanism to the other is no repair.
+                let had = self.attached.get(index).is_some_and(|before| {
+                    self.attacher.mechanism(&before.target, hook)
+                        == self.attacher.mechanism(&device.target, hook)
+                });
                 match self.attacher.ensure(&device.target, hook) {
                     Ok(Outcome::Attached) if had => {
                         self.repairs.fetch_add(1, Ordering::Relaxed);
@@ -430,36 +344,6 @@ impl Follower {
     }
 }
 
-/// A bridge tells about its ports in messages of its own family, which lack most attributes.
-fn is_bridge_port_message(link: &netlink_packet_route::link::LinkMessage) -> bool {
-    link.header.interface_family == netlink_packet_route::AddressFamily::Bridge
-}
-
 fn warn(what: &str, error: &DatapathError) {
     tracing::warn!(error = error as &dyn std::error::Error, "{what}");
-}
-
-/// Two sockets: one for questions, one for what the kernel tells by itself.
-struct Netlink {
-    handle: Handle,
-    messages: Messages,
-}
-
-impl Netlink {
-    fn open() -> Result<Self, DatapathError> {
-        let socket = |source| DatapathError::Socket { source };
-        let (mut following, _, messages) =
-            rtnetlink::new_multicast_connection(&GROUPS).map_err(socket)?;
-        let receiver = following.socket_mut().socket_mut();
-        receiver
-            .set_rx_buf_sz(RECEIVE_BUFFER_BYTES)
-            .map_err(socket)?;
-        tokio::spawn(following);
-        let (asking, handle, _) = rtnetlink::new_connection().map_err(socket)?;
-        tokio::spawn(asking);
-        Ok(Self {
-            handle,
-            messages: messages.map(|(message, _)| message).boxed(),
-        })
-    }
 }

@@ -12,6 +12,7 @@ mod apply;
 mod attach;
 mod devices;
 mod error;
+mod events;
 mod follow;
 mod loader;
 mod maps;

@@ -4,6 +4,10 @@
 //! Full lists are taken at start, after lost messages and at every audit; `view.rs` keeps what
 //! they say, `follow.rs` acts on it.
 //! **Invariant:** nothing is changed here.
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "messages carry many attributes, most of which are no matter here"
+)]
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -116,10 +120,6 @@ pub(super) fn link_facts(message: &LinkMessage) -> LinkFacts {
         ..LinkFacts::default()
     };
     for attribute in &message.attributes {
-        #[expect(
-            clippy::wildcard_enum_match_arm,
-            reason = "most attributes of a device are no matter here"
-        )]
         match attribute {
             LinkAttribute::IfName(name) => facts.name.clone_from(name),
             LinkAttribute::Controller(master) => facts.master = *master,

@@ -2,12 +2,13 @@
 //! Programs of others on the same device, before and after ours, with TCX and with clsact.
 
 use std::path::Path;
+use std::time::Duration;
 
 use aya::programs::tc::{NlOptions, TcAttachOptions, qdisc_add_clsact};
 use aya::programs::{LinkOrder, TcAttachType};
 use lb_agent::datapath::DatapathConfig;
 
-use crate::support::{Agent, Counter, Pod, filters, on_a_node, socket, tcx, wait_until};
+use crate::support::{Agent, Counter, Pod, filters, on_a_node, reach, socket, tcx, wait_until};
 
 const PACKETS: u64 = 200;
 const DEVICE: &str = "pod0";
@@ -19,23 +20,22 @@ fn exchange(pod: &Pod, ingress: &[&Counter], egress: &[&Counter]) {
     let before = |counters: &[&Counter]| counters.iter().map(|c| c.count()).collect::<Vec<_>>();
     let (ingress_before, egress_before) = (before(ingress), before(egress));
     let echo = pod.run(|| {
-        let echo = socket(POD);
+        let echo = socket(POD, Duration::from_secs(10));
         let mut buffer = [0; 16];
-        for _ in 0..PACKETS {
-            let (length, from) = echo.recv_from(&mut buffer).unwrap();
+        while let Ok((length, from)) = echo.recv_from(&mut buffer) {
+            if buffer.starts_with(b"end") {
+                break;
+            }
             echo.send_to(&buffer[..length], from).unwrap();
         }
     });
-    let node = socket(GATEWAY);
+    let node = reach(GATEWAY, POD);
     let mut buffer = [0; 16];
-    wait_until("the first answer", || {
-        // Until the echo listens, the kernel answers with port unreachable.
-        node.send_to(b"hello", (POD, 7777)).is_ok() && node.recv(&mut buffer).is_ok()
-    });
-    for _ in 1..PACKETS {
-        node.send_to(b"hello", (POD, 7777)).unwrap();
+    for _ in 0..PACKETS {
+        node.send(b"hello").unwrap();
         node.recv(&mut buffer).unwrap();
     }
+    node.send(b"end").unwrap();
     echo.join().unwrap();
     for (counters, before) in [(ingress, ingress_before), (egress, egress_before)] {
         let seen: Vec<_> = counters

@@ -4,7 +4,13 @@
 //! Every test has a network namespace and a BPF file system of its own, which go away with its
 //! thread. Needs root; without it the tests say so, and fail when `LB_REQUIRE_BPF=1`.
 //! Read next: `support.rs`.
-#![expect(missing_docs, reason = "tests are no interface")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "helpers of tests fail by panicking, and say on stderr why they skip"
+)]
 
 mod devices;
 mod foreign;

@@ -4,12 +4,13 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use aya::programs::TcAttachType;
 use aya::programs::links::{FdLink, PinnedLink};
 use lb_agent::datapath::DatapathConfig;
 
-use crate::support::{Agent, Pod, filters, index_of, ip, on_a_node, socket, tcx, wait_until};
+use crate::support::{Agent, Pod, filters, index_of, ip, on_a_node, reach, socket, tcx};
 
 const POD: &str = "10.244.0.5";
 const GATEWAY: &str = "10.244.0.1";
@@ -32,7 +33,7 @@ fn a_restart_replaces_the_programs_in_place_and_loses_no_packet() {
         let echo = {
             let done = Arc::clone(&done);
             pod.run(move || {
-                let echo = socket(POD);
+                let echo = socket(POD, Duration::from_millis(100));
                 let mut buffer = [0; 16];
                 while !done.load(Ordering::Relaxed) {
                     if let Ok((length, from)) = echo.recv_from(&mut buffer) {
@@ -41,18 +42,15 @@ fn a_restart_replaces_the_programs_in_place_and_loses_no_packet() {
                 }
             })
         };
-        let node = socket(GATEWAY);
+        let node = reach(GATEWAY, POD);
         let mut buffer = [0; 16];
-        wait_until("the first answer", || {
-            node.send_to(b"hello", (POD, 7777)).is_ok() && node.recv(&mut buffer).is_ok()
-        });
         let sender = {
             let done = Arc::clone(&done);
             std::thread::spawn(move || {
                 let mut lost = 0_u32;
                 let mut sent = 0_u32;
                 while !done.load(Ordering::Relaxed) {
-                    node.send_to(b"hello", (POD, 7777)).unwrap();
+                    node.send(b"hello").unwrap();
                     sent += 1;
                     lost += u32::from(node.recv(&mut buffer).is_err());
                 }
@@ -90,7 +88,7 @@ fn a_restart_with_clsact_replaces_the_filters_and_moves_between_mechanisms() {
             config.clsact_only = clsact_only;
             config
         };
-        let ours = |hook| filters("pod0", hook).matches("lb_tc_").count();
+        let ours = |hook| filters("pod0", hook).matches("handle 0x6c62").count();
         for _ in 0..2 {
             Agent::start(config(true)).stop();
             assert_eq!((ours("ingress"), ours("egress")), (1, 1));

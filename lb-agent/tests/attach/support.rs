@@ -3,13 +3,6 @@
 //!
 //! A node is the namespaces of one thread; whatever it makes vanishes with it, also after a
 //! panic. A pod is a sleeping process in a network namespace.
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::print_stderr,
-    reason = "helpers of tests fail by panicking, and say on stderr why they skip"
-)]
 
 use std::fs::File;
 use std::io::Error;
@@ -161,9 +154,21 @@ impl Drop for Pod {
     }
 }
 
-/// A socket that gives up waiting after a second.
-pub(crate) fn socket(address: &str) -> UdpSocket {
+/// A socket that gives up waiting after a while.
+pub(crate) fn socket(address: &str, patience: Duration) -> UdpSocket {
     let socket = UdpSocket::bind((address.parse::<IpAddr>().unwrap(), 7777)).unwrap();
+    socket.set_read_timeout(Some(patience)).unwrap();
+    socket
+}
+
+/// A socket of the node to a pod whose echo has answered once.
+pub(crate) fn reach(node: &str, pod: &str) -> UdpSocket {
+    let socket = socket(node, Duration::from_millis(50));
+    socket.connect((pod, 7777)).unwrap();
+    let mut buffer = [0; 16];
+    wait_until("the first answer", || {
+        socket.send(b"hello").is_ok() && socket.recv(&mut buffer).is_ok()
+    });
     socket
         .set_read_timeout(Some(Duration::from_secs(1)))
         .unwrap();
@@ -208,7 +213,8 @@ impl Agent {
                     }
                 };
                 started.send(Ok(datapath.managed())).unwrap();
-                stopped.await.unwrap();
+                // A test that panics drops the other end, which ends the agent as well.
+                drop(stopped.await);
                 Ended {
                     repairs: datapath.repairs(),
                     swept: datapath.swept(),
