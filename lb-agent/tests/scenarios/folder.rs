@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A folder of manifests while its files are being changed, and the watch on it.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -189,9 +189,7 @@ fn wait_for(updates: &mut UnboundedReceiver<Update>, wanted: &str) -> Vec<String
     // Shorter than the look without an event, so that only events can be what helped.
     let limit = Duration::from_secs(5);
     let ended = runtime.block_on(async { tokio::time::timeout(limit, wait).await });
-    if ended.is_err() {
-        panic!("waited for {wanted}, saw {seen:?}");
-    }
+    assert!(ended.is_ok(), "waited for {wanted}, saw {seen:?}");
     seen
 }
 
