@@ -14,10 +14,11 @@ use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use etherparse::{NetSlice, SlicedPacket, TransportSlice};
+use etherparse::{SlicedPacket, TransportSlice};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::checksum::{bad_checksum, ends};
 use crate::error::LabError;
 use crate::host::Host;
 use crate::pcap::{self, Frame, Point};
@@ -146,6 +147,13 @@ impl Drop for Capture {
     }
 }
 
+/// Whether tcpdump calls a checksum wrong in a line: of TCP "(incorrect", of IPv4 "bad cksum",
+/// of UDP and `ICMPv6` "[bad", of ICMP "(wrong". A bare "bad" may be the end of a number.
+fn complains(line: &str) -> bool {
+    let marks = ["(incorrect", "bad cksum", "[bad ", "(wrong "];
+    marks.iter().any(|mark| line.contains(mark))
+}
+
 /// The sum of what tcpdump says the kernel dropped.
 fn missed(said: &str) -> u64 {
     let dropped = said
@@ -248,12 +256,8 @@ impl Recording {
         let mut command = Command::new("tcpdump");
         command.args(["-nn", "-vv", "-r"]).arg(&self.file);
         let text = run::feed(&mut command, "")?;
-        let wrong = |line: &&str| line.contains("incorrect") || line.contains("bad ");
-        Ok(text
-            .lines()
-            .filter(wrong)
-            .map(|line| line.trim().to_owned())
-            .collect())
+        let wrong = text.lines().filter(|line| complains(line));
+        Ok(wrong.map(|line| line.trim().to_owned()).collect())
     }
 
     /// Copies the recording out of the lab's directory.
@@ -276,37 +280,6 @@ impl Recording {
     }
 }
 
-fn addresses(packet: &SlicedPacket<'_>) -> Option<(IpAddr, IpAddr)> {
-    match packet.net.as_ref()? {
-        NetSlice::Ipv4(ip) => {
-            let header = ip.header();
-            Some((
-                header.source_addr().into(),
-                header.destination_addr().into(),
-            ))
-        }
-        NetSlice::Ipv6(ip) => {
-            let header = ip.header();
-            Some((
-                header.source_addr().into(),
-                header.destination_addr().into(),
-            ))
-        }
-        NetSlice::Arp(_) => None,
-    }
-}
-
-fn ends(packet: &SlicedPacket<'_>) -> Option<(IpAddr, u16, IpAddr, u16)> {
-    let (from, to) = addresses(packet)?;
-    let (from_port, to_port) = match &packet.transport {
-        Some(TransportSlice::Tcp(tcp)) => (tcp.source_port(), tcp.destination_port()),
-        Some(TransportSlice::Udp(udp)) => (udp.source_port(), udp.destination_port()),
-        Some(TransportSlice::Icmpv4(_) | TransportSlice::Icmpv6(_) | TransportSlice::Igmp(_))
-        | None => (0, 0),
-    };
-    Some((from, from_port, to, to_port))
-}
-
 /// The SYN's key and whether the packet is a SYN without ACK.
 fn syn(point: Point, packet: &SlicedPacket<'_>) -> Option<(Syn, bool)> {
     let (from, from_port, to, to_port) = ends(packet)?;
@@ -317,77 +290,26 @@ fn syn(point: Point, packet: &SlicedPacket<'_>) -> Option<(Syn, bool)> {
     Some((key, tcp.syn() && !tcp.ack()))
 }
 
-/// A line about the first wrong checksum of a packet.
-fn bad_checksum(frame: &Frame, packet: Result<SlicedPacket<'_>, String>) -> Option<String> {
-    let wrong = match packet {
-        Ok(_) if frame.cut => "the frame was cut: it is longer than an MTU".to_owned(),
-        Ok(packet) => {
-            let (from, from_port, to, to_port) = ends(&packet)?;
-            let (what, has, should) = wrong_checksum(&packet)?;
-            format!("{from}:{from_port} > {to}:{to_port}: {what} {has:#06x} not {should:#06x}")
-        }
-        Err(error) => error,
-    };
-    Some(format!("at {} us {wrong}", frame.micros))
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Which checksum is wrong, what it is and what it should be.
-fn wrong_checksum(packet: &SlicedPacket<'_>) -> Option<(&'static str, u16, u16)> {
-    let differ = |what, has, should| (has != should).then_some((what, has, should));
-    let transport = packet.transport.as_ref();
-    match packet.net.as_ref()? {
-        NetSlice::Ipv4(slice) => {
-            let ip = slice.header().to_header();
-            differ(
-                "IPv4 checksum",
-                ip.header_checksum,
-                ip.calc_header_checksum(),
-            )
-            .or_else(|| {
-                let (what, has, should) = match transport? {
-                    TransportSlice::Tcp(tcp) => {
-                        let header = tcp.to_header();
-                        let should = header.calc_checksum_ipv4(&ip, tcp.payload());
-                        ("TCP checksum", header.checksum, should.ok())
-                    }
-                    // Zero means that the sender computed none (RFC 768).
-                    TransportSlice::Udp(udp) if udp.checksum() == 0 => return None,
-                    TransportSlice::Udp(udp) => {
-                        let should = udp.to_header().calc_checksum_ipv4(&ip, udp.payload());
-                        ("UDP checksum", udp.checksum(), should.ok())
-                    }
-                    TransportSlice::Icmpv4(icmp) => {
-                        let should = icmp.header().icmp_type.calc_checksum(icmp.payload());
-                        ("ICMP checksum", icmp.checksum(), Some(should))
-                    }
-                    // Group membership is no traffic of ours.
-                    TransportSlice::Icmpv6(_) | TransportSlice::Igmp(_) => return None,
-                };
-                // What cannot be computed is shown as a mismatch.
-                differ(what, has, should.unwrap_or(!has))
-            })
-        }
-        NetSlice::Ipv6(slice) => {
-            let ip = slice.header().to_header();
-            let (what, has, should) = match transport? {
-                TransportSlice::Tcp(tcp) => {
-                    let header = tcp.to_header();
-                    let should = header.calc_checksum_ipv6(&ip, tcp.payload());
-                    ("TCP checksum", header.checksum, should.ok())
-                }
-                TransportSlice::Udp(udp) => {
-                    let should = udp.to_header().calc_checksum_ipv6(&ip, udp.payload());
-                    ("UDP checksum", udp.checksum(), should.ok())
-                }
-                TransportSlice::Icmpv6(icmp) => {
-                    let kind = icmp.header().icmp_type;
-                    let should = kind.calc_checksum(ip.source, ip.destination, icmp.payload());
-                    ("ICMPv6 checksum", icmp.checksum(), should.ok())
-                }
-                TransportSlice::Icmpv4(_) | TransportSlice::Igmp(_) => return None,
-            };
-            differ(what, has, should.unwrap_or(!has))
-        }
-        NetSlice::Arp(_) => None,
+    #[test]
+    fn tcpdumps_complaints_are_told_from_numbers_that_look_like_them() {
+        assert!(complains(
+            "Flags [S], cksum 0x16a5 (incorrect -> 0x9c2e), seq 1"
+        ));
+        assert!(complains(
+            "IP (tos 0x0, ttl 64, length 60, bad cksum 0 (->26b5)!)"
+        ));
+        assert!(complains(
+            "10.0.0.1.5 > 10.0.0.2.6: [bad udp cksum 0x1636 -> 0x5d3f!] UDP"
+        ));
+        assert!(!complains(
+            "Flags [.], cksum 0x6bad (correct), seq 236080, length 1398"
+        ));
+        assert!(!complains(
+            "10.0.0.1.5 > 10.0.0.2.6: [udp sum ok] UDP, length 8"
+        ));
     }
 }

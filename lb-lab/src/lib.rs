@@ -8,6 +8,7 @@
 pub mod agent;
 mod builder;
 pub mod capture;
+mod checksum;
 pub mod client;
 pub mod demo;
 mod error;

@@ -4,6 +4,7 @@
 //! **Invariant:** a node looks like a machine that a CNI plugin has set up before any
 //! service proxy came: nothing here knows of Services. Read next: `pod`, `agent`.
 
+use std::fmt;
 use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::ops::Deref;
@@ -23,18 +24,23 @@ use crate::{rules, run, underlay};
 pub const BRIDGE: &str = "cni0";
 
 /// A node of the cluster. Clones are the same node.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Node {
     host: Host,
     inner: Arc<Inner>,
 }
 
-#[derive(Debug)]
 struct Inner {
     number: u8,
     bpffs: PathBuf,
     next_pod: AtomicU8,
     devices: Mutex<Vec<String>>,
+}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.host.fmt(f)
+    }
 }
 
 impl Deref for Node {

@@ -4,6 +4,7 @@
 //! **Invariant:** both ends of the veth are made inside namespaces; the pod's end is `eth0`,
 //! the node's end carries the pod's name. Read next: `node`, `topology`.
 
+use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::ops::Deref;
 
@@ -38,11 +39,17 @@ impl From<u8> for PodAddress {
 }
 
 /// A pod of the cluster. Clones are the same pod.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Pod {
     host: Host,
     node: Node,
     device: String,
+}
+
+impl fmt::Debug for Pod {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.host.fmt(f)
+    }
 }
 
 impl Deref for Pod {

@@ -79,20 +79,34 @@ fn endpoint_of(pod: &str, node: &str, address: IpAddr) -> String {
     )
 }
 
-/// The lines in which two versions differ, marked `-` and `+`, the common start and end left out.
+/// The endpoints that two versions do not share, marked `-` and `+`, one per line.
 pub(super) fn difference(old: &str, new: &str) -> Vec<String> {
-    let (old, new): (Vec<_>, Vec<_>) = (old.lines().collect(), new.lines().collect());
-    let start = old.iter().zip(&new).take_while(|(a, b)| a == b).count();
-    let (old, new) = (&old[start..], &new[start..]);
-    let pairs = old.iter().rev().zip(new.iter().rev());
-    let end = pairs.take_while(|(a, b)| a == b).count();
-    let removed = old[..old.len() - end]
-        .iter()
-        .map(|line| format!("- {line}"));
-    let added = new[..new.len() - end]
-        .iter()
-        .map(|line| format!("+ {line}"));
-    removed.chain(added).collect()
+    let (old, new) = (endpoints(old), endpoints(new));
+    let removed = old.iter().filter(|endpoint| !new.contains(endpoint));
+    let added = new.iter().filter(|endpoint| !old.contains(endpoint));
+    let removed = removed.map(|endpoint| format!("- {endpoint}"));
+    removed
+        .chain(added.map(|endpoint| format!("+ {endpoint}")))
+        .collect()
+}
+
+/// Each endpoint in a line: pod, address and node.
+fn endpoints(text: &str) -> Vec<String> {
+    let line = |endpoint: String| {
+        let field = |name| {
+            let mut values = endpoint
+                .lines()
+                .filter_map(|line| line.trim().strip_prefix(name));
+            values.next().unwrap_or_default().trim_matches('"').to_owned()
+        };
+        let (pod, address, node) = (field("name: "), field("- "), field("nodeName: "));
+        format!("{pod:<16}  {address:<18}  on {node}")
+    };
+    let endpoints = blocks(text).into_iter().filter_map(|block| match block {
+        Block::Endpoint(endpoint) => endpoint.split_once('\n').map(|(_, rest)| rest.to_owned()),
+        Block::Line(_) => None,
+    });
+    endpoints.map(line).collect()
 }
 
 #[cfg(test)]
@@ -139,10 +153,18 @@ mod tests {
     }
 
     #[test]
-    fn a_difference_shows_only_what_changed() {
-        assert_eq!(difference("a\nb\nc\n", "a\nc\n"), ["- b"]);
-        assert_eq!(difference("a\nc\n", "a\nb\nc\n"), ["+ b"]);
-        assert_eq!(difference("a\nb\n", "a\nc\n"), ["- b", "+ c"]);
-        assert_eq!(difference("a\n", "a\n"), Vec::<String>::new());
+    fn a_difference_shows_the_endpoints_that_went_and_came() {
+        let left = without(HOSTNAMES, ALL[1]);
+        let went = difference(HOSTNAMES, &left);
+        assert_eq!(
+            went,
+            [
+                "- hostnames-yp2kp   10.244.0.6          on node-0",
+                "- hostnames-yp2kp   fd00:10:244::6      on node-0"
+            ]
+        );
+        let came = difference(&left, HOSTNAMES);
+        assert!(came.iter().all(|line| line.starts_with("+ ")) && came.len() == 2);
+        assert!(difference(&left, &left).is_empty());
     }
 }

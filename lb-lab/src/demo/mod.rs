@@ -24,6 +24,7 @@ pub use screen::Screen;
 use crate::error::LabError;
 use screen::seconds;
 use stage::Stage;
+use traces::{Found, Traces};
 
 /// What the demo needs to know.
 #[derive(Debug, Clone)]
@@ -48,8 +49,8 @@ pub fn run(screen: &mut Screen, options: &Options) -> Result<(), DemoError> {
         screen.say("The end of the agent's log:")?;
         screen.code(&stage.log_end())?;
     }
-    told?;
-    story::remove(screen, stage, options.keep)?;
+    let traces = told?;
+    story::remove(screen, stage, traces)?;
     screen.gap()?;
     screen.done(&format!(
         "Everything was as told. It took {}.",
@@ -58,16 +59,18 @@ pub fn run(screen: &mut Screen, options: &Options) -> Result<(), DemoError> {
     play::next(screen)
 }
 
-fn tell(screen: &mut Screen, stage: &mut Stage, keep: bool) -> Result<(), DemoError> {
+fn tell(screen: &mut Screen, stage: &mut Stage, keep: bool) -> Result<(Traces, Found), DemoError> {
     story::three_requests(screen, stage)?;
     story::the_map(screen, stage)?;
     story::a_pod_goes(screen, stage)?;
     story::a_pod_comes(screen, stage)?;
+    let traces = story::note_traces(stage)?;
     if keep {
-        play::wait(screen, stage)
+        play::wait(screen, stage)?;
     } else {
-        story::without_the_agent(screen, stage)
+        story::without_the_agent(screen, stage)?;
     }
+    Ok(traces)
 }
 
 /// Says at once what would be missing in the middle.

@@ -108,11 +108,15 @@ impl Screen {
         Ok(())
     }
 
-    /// A command line as it is run; `at` says on which host.
-    pub(super) fn command(&mut self, at: &str, line: &str) -> io::Result<()> {
+    /// A command as it is run, in one or more lines; `at` says on which host.
+    pub(super) fn command(&mut self, at: &str, lines: &str) -> io::Result<()> {
         let prompt = self.paint(&Style::new().dim(), format!("{at} $").trim_start());
-        let line = self.paint(&Style::new().yellow(), line);
-        self.line(&format!("{CODE}{prompt} {line}"))
+        for (number, line) in lines.lines().enumerate() {
+            let prompt = if number == 0 { prompt.as_str() } else { "  " };
+            let line = self.paint(&Style::new().yellow(), line);
+            self.line(&format!("{CODE}{prompt} {line}"))?;
+        }
+        Ok(())
     }
 
     /// Commands to copy, one per line, with what it is for above.
@@ -126,9 +130,13 @@ impl Screen {
         Ok(())
     }
 
-    /// What a command answered.
-    pub(super) fn answer(&mut self, text: &str) -> io::Result<()> {
-        let style = Style::new().green();
+    /// What a command answered; an error looks other than a success.
+    pub(super) fn answer(&mut self, text: &str, success: bool) -> io::Result<()> {
+        let style = if success {
+            Style::new().green()
+        } else {
+            Style::new().red()
+        };
         for line in text.lines() {
             let line = self.paint(&style, line);
             self.line(&format!("{CODE}{line}"))?;
@@ -147,7 +155,7 @@ impl Screen {
         Ok(())
     }
 
-    /// Does `work` with a spinner beside `text`, or below it where there is no terminal.
+    /// Does `work` with a spinner, or says so beforehand where there is no terminal.
     ///
     /// Returns the value and how long it took.
     pub(super) fn busy<T>(
@@ -155,11 +163,22 @@ impl Screen {
         text: &str,
         work: impl FnOnce() -> T,
     ) -> io::Result<(T, Duration)> {
-        let start = Instant::now();
         if !self.terminal {
             self.line(&format!("{MARGIN}… {text}"))?;
+        }
+        Ok(self.spin(text, work))
+    }
+
+    /// As [`Screen::busy`], for what takes less than a second: without a word into a pipe.
+    pub(super) fn spin<T>(
+        &self,
+        text: &str,
+        work: impl FnOnce() -> T,
+    ) -> (T, Duration) {
+        let start = Instant::now();
+        if !self.terminal {
             let value = work();
-            return Ok((value, start.elapsed()));
+            return (value, start.elapsed());
         }
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stdout());
         let template = if self.colour {
@@ -175,7 +194,7 @@ impl Screen {
         bar.enable_steady_tick(Duration::from_millis(80));
         let value = work();
         bar.finish_and_clear();
-        Ok((value, start.elapsed()))
+        (value, start.elapsed())
     }
 }
 
@@ -251,7 +270,7 @@ mod tests {
             screen.heading("Pods")?;
             assert_eq!(screen.busy("making pods", || 7)?.0, 7);
             screen.command("client", "curl http://10.0.1.175")?;
-            screen.answer("hostnames-0uton\n")?;
+            screen.answer("hostnames-0uton\n", true)?;
             screen.done("done")
         };
         let plain = told(false, story);

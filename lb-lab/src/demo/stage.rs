@@ -41,7 +41,7 @@ const LOG_LINES: usize = 20;
 
 pub(super) struct Stage {
     pub(super) agent: Option<Agent>,
-    servers: BTreeMap<String, Server>,
+    servers: BTreeMap<String, (Pod, Server)>,
     pub(super) client: Pod,
     manifests: Manifests,
     /// The manifest as it was written last.
@@ -86,15 +86,21 @@ impl Stage {
     /// Starts a pod's server.
     pub(super) fn serve(&mut self, pod: &Pod) -> Result<(), LabError> {
         let server = pod.serve(TARGET)?;
-        self.servers.insert(pod.name().to_owned(), server);
+        self.servers
+            .insert(pod.name().to_owned(), (pod.clone(), server));
         Ok(())
     }
 
     /// Ends a pod's server: whoever is sent there from now on is refused.
     pub(super) fn stop_server(&mut self, pod: &str) {
-        if let Some(server) = self.servers.remove(pod) {
+        if let Some((_, server)) = self.servers.remove(pod) {
             server.stop();
         }
+    }
+
+    /// The pods whose servers run.
+    pub(super) fn pods(&self) -> impl Iterator<Item = &Pod> {
+        self.servers.values().map(|(pod, _)| pod)
     }
 
     /// Where the manifests are.

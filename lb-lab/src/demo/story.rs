@@ -13,7 +13,7 @@ use super::error::{DemoError, claim};
 use super::manifest;
 use super::screen::{Screen, seconds};
 use super::stage::{FILE, PODS, Stage, TARGET, VIP_V4, VIP_V6, leads_to};
-use super::traces::{self, Traces};
+use super::traces::{self, Found, Traces};
 
 /// The pod that is taken out.
 const LEAVES: &str = PODS[1].0;
@@ -59,11 +59,16 @@ pub(super) fn nobody_answers(screen: &mut Screen, stage: &Stage) -> Result<(), D
          port 80, and an EndpointSlice with the addresses of the three pods. No device on any \
          machine has that virtual IP, so without help nobody answers:",
     ))?;
+    for host in [&**stage.node(), &**stage.other_node(), &*stage.client] {
+        let addresses = host.output("ip -oneline address")?;
+        let holds = !addresses.contains(&VIP_V4.to_string());
+        claim(holds, "no device has the virtual IP", || addresses)?;
+    }
     screen.gap()?;
     screen.command("client", &curl_line(VIP_V4))?;
-    let (answer, _) = screen.busy("waiting", || ask::curl(&stage.client, VIP_V4))?;
+    let (answer, _) = screen.spin("waiting", || ask::curl(&stage.client, VIP_V4));
     let answer = answer?;
-    screen.answer(&answer.text)?;
+    screen.answer(&answer.text, answer.name.is_some())?;
     claim(
         answer.name.is_none(),
         "nobody answers without the agent",
@@ -87,9 +92,9 @@ pub(super) fn start_agent(
     screen.gap()?;
     let node = stage.node();
     let line = format!(
-        "lb-agent run --manifests {} --node {} --bpffs {} --cgroup {}",
-        stage.manifests().display(),
+        "lb-agent run --node {} \\\n  --manifests {} \\\n  --bpffs {} \\\n  --cgroup {}",
         node.name(),
+        stage.manifests().display(),
         node.bpffs().display(),
         node.cgroup().display(),
     );
@@ -137,7 +142,7 @@ pub(super) fn the_map(screen: &mut Screen, stage: &Stage) -> Result<(), DemoErro
         || dump,
     )?;
     screen.done(
-        "read: TCP (protocol 6) to 10.0.1.175, port 80, is service 1, which has three backends",
+        "read: TCP (protocol 6) to 10.0.1.175, port 80, goes to one of `count` = 3 backends",
     )?;
     screen.say(
         "On a node of your own, `bpftool map dump name FRONTENDS_V4` shows the same. The backends \
@@ -222,31 +227,34 @@ pub(super) fn without_the_agent(screen: &mut Screen, stage: &mut Stage) -> Resul
     Ok(())
 }
 
+/// Notes what there is to be removed, while all of it is there.
+pub(super) fn note_traces(stage: &Stage) -> Result<(Traces, Found), DemoError> {
+    let traces = Traces::of(&stage.lab)?;
+    let found = traces.look()?;
+    let holds = found.len() == traces::KINDS;
+    claim(holds, "the demo sees what it has made", || traces::list(&found))?;
+    Ok((traces, found))
+}
+
 /// 9: the end.
-pub(super) fn remove(screen: &mut Screen, stage: Stage, kept: bool) -> Result<(), DemoError> {
+pub(super) fn remove(
+    screen: &mut Screen,
+    stage: Stage,
+    (traces, found): (Traces, Found),
+) -> Result<(), DemoError> {
     screen.heading("Nothing is left behind")?;
     screen.say("What the demo has made on this machine:")?;
     screen.gap()?;
-    let traces = Traces::of(&stage.lab)?;
-    let found = traces.look()?;
     screen.code(&traces::table(&found))?;
-    // After Ctrl-C the agent has ended with us, and the looking is no less good for it.
-    claim(
-        kept || found.len() > 6,
-        "the demo sees what it has made",
-        || traces::list(&found),
-    )?;
     screen.gap()?;
     let (removed, took) = screen.busy("removing it", || {
         stage.remove()?;
         traces.wait_gone()
     })?;
     let left = removed?;
-    claim(left.is_empty(), "nothing is left behind", || {
-        traces::list(&left)
-    })?;
+    claim(left.is_empty(), "nothing is left behind", || traces::list(&left))?;
     screen.done(&format!(
-        "looked for all of it again after {}: nothing is left",
+        "removed in {}, then looked for all of it again: nothing is left",
         seconds(took)
     ))?;
     Ok(())
@@ -264,7 +272,7 @@ fn one_each(
         let line = curl_line(address);
         screen.command("client", &line)?;
         let answer = ask::curl(&stage.client, address)?;
-        screen.answer(&answer.text)?;
+        screen.answer(&answer.text, answer.name.is_some())?;
         claim(
             answer.name.is_some(),
             format!("`{line}` is answered"),
@@ -287,7 +295,7 @@ fn one_each(
 
 fn many(screen: &mut Screen, stage: &Stage, count: u32) -> Result<Tally, DemoError> {
     let text = format!("{count} more requests");
-    let (tally, _) = screen.busy(&text, || ask::many(&stage.client, VIP_V4, count))?;
+    let (tally, _) = screen.spin(&text, || ask::many(&stage.client, VIP_V4, count));
     Ok(tally?)
 }
 
@@ -312,13 +320,13 @@ fn change(
 ) -> Result<(), DemoError> {
     screen.changes(&manifest::difference(&stage.text, &text))?;
     let client = stage.client.clone();
-    let (tally, _) = screen.busy("asking while it changes", || {
+    let (tally, _) = screen.spin("asking while it changes", || {
         let stream = Stream::start(&client, VIP_V4);
         let before = ask::many(&client, VIP_V4, AROUND)?;
         stage.rewrite(text, count)?;
         let after = ask::many(&client, VIP_V4, AROUND)?;
         Ok::<_, DemoError>([before, stream.stop()?, after])
-    })?;
+    });
     let tallies = tally?;
     for tally in &tallies {
         claim(

@@ -32,6 +32,9 @@ pub(super) struct Traces {
     objects: Vec<Object>,
 }
 
+/// How many kinds of traces a lab with a running agent has: all that [`Traces::look`] knows.
+pub(super) const KINDS: usize = 8;
+
 /// What was found, by kind.
 pub(super) type Found = BTreeMap<&'static str, Vec<String>>;
 
