@@ -5,10 +5,6 @@
 //! target directory of its own, because the outer one holds the lock of the usual one.
 //! `LB_SKIP_BPF=1` writes an empty object instead: for editors and documentation.
 //! Read next: lb-ebpf/toolchain.rs, which finds the compiler.
-#![expect(
-    clippy::print_stdout,
-    reason = "a build script speaks to cargo on stdout"
-)]
 
 #[path = "../lb-ebpf/toolchain.rs"]
 mod toolchain;

@@ -215,13 +215,7 @@ pub(crate) const NEEDS: &[Need] = &[
         RUNS,
         "showing the maps to a person",
     ),
-    tool(
-        "curl",
-        &["curl", "ca-certificates"],
-        &["--version"],
-        RUNS,
-        "the demo's client",
-    ),
+    tool("curl", &["curl"], &["--version"], RUNS, "the demo's client"),
     tool(
         "debootstrap",
         &["debootstrap"],
