@@ -227,10 +227,40 @@ static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 /// From here on an interrupt is for the programs that this task runs: they clean up, then the task
 /// goes on to its end.
 pub(crate) fn wait_through_interrupts() -> Result<()> {
-    match ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::Relaxed)) {
+    let handler = || {
+        // A terminal interrupts its whole group; a lone signal is passed on by us.
+        if !INTERRUPTED.swap(true, Ordering::Relaxed) && !std::io::stdin().is_terminal() {
+            interrupt_children();
+        }
+    };
+    match ctrlc::set_handler(handler) {
         Ok(()) | Err(ctrlc::Error::MultipleHandlers) => Ok(()),
         Err(error) => Err(error).context("take over interrupts"),
     }
+}
+
+/// Interrupts everything that descends from this task.
+fn interrupt_children() {
+    let mut pids = vec![std::process::id().to_string()];
+    let mut next = 0;
+    while let Some(pid) = pids.get(next) {
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+        pids.extend(
+            children
+                .unwrap_or_default()
+                .split_whitespace()
+                .map(str::to_owned),
+        );
+        next += 1;
+    }
+    let mut kill = Command::new("kill");
+    // A process that is gone by now is what we want.
+    drop(
+        kill.arg("-INT")
+            .args(&pids[1..])
+            .stderr(Stdio::null())
+            .status(),
+    );
 }
 
 /// Whether there was an interrupt since [`wait_through_interrupts`].

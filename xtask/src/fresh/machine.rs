@@ -6,6 +6,7 @@
 //! Read next: archive.rs, for where the minimal root comes from.
 
 use std::env;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -20,6 +21,8 @@ use crate::process::{command, first_line, quietly, root};
 const PREFIX: &str = "lb-fresh-";
 /// Where the clone lies on the bare machine.
 const CLONE: &str = "/home/lb";
+/// Where certificates lie that a variable names.
+const CERTIFICATES: &str = "/usr/local/share/lb-certificates";
 /// The programs that rustup's installer makes.
 const PROXIES: [&str; 7] = [
     "cargo",
@@ -31,7 +34,7 @@ const PROXIES: [&str; 7] = [
     "clippy-driver",
 ];
 /// Variables without which this machine's own cargo may not reach its registry.
-const PASSED: [&str; 12] = [
+const PASSED: [&str; 11] = [
     "http_proxy",
     "https_proxy",
     "no_proxy",
@@ -41,7 +44,6 @@ const PASSED: [&str; 12] = [
     "NO_PROXY",
     "ALL_PROXY",
     "SSL_CERT_FILE",
-    "SSL_CERT_DIR",
     "CURL_CA_BUNDLE",
     "TERM",
 ];
@@ -112,10 +114,10 @@ impl Machine {
             .args(["sh", "-c", ENTER, "sh"])
             .arg(&self.dir)
             .args([line, CLONE]);
-        enter.env_clear().envs(env::vars_os().filter(|(name, _)| {
-            let name = name.to_string_lossy();
-            PASSED.contains(&name.as_ref()) || PASSED_PREFIXES.iter().any(|p| name.starts_with(p))
-        }));
+        enter.env_clear();
+        for (name, value) in passed_variables() {
+            enter.env(name, certificate(&value));
+        }
         enter
             .env("HOME", "/root")
             .env("USER", "root")
@@ -145,13 +147,6 @@ impl Machine {
         ];
         files.push(PathBuf::from("/etc/ssl/certs/ca-certificates.crt"));
         files.extend(archive.files.iter().cloned());
-        // Certificates that a variable names.
-        let named = env::vars_os().filter(|(name, _)| is_passed(&name.to_string_lossy()));
-        files.extend(
-            named
-                .map(|(_, value)| PathBuf::from(value))
-                .filter(|path| path.is_file()),
-        );
         for file in files.iter().filter(|file| file.is_file()) {
             let to = self.inside(file);
             if let Some(parent) = to.parent() {
@@ -224,11 +219,29 @@ impl Drop for Machine {
     }
 }
 
-fn is_passed(name: &str) -> bool {
-    PASSED.contains(&name)
-        || PASSED_PREFIXES
-            .iter()
-            .any(|prefix| name.starts_with(prefix))
+/// The variables of this machine that the bare one gets.
+fn passed_variables() -> impl Iterator<Item = (String, OsString)> {
+    env::vars_os().filter_map(|(name, value)| {
+        let name = name.to_string_lossy().into_owned();
+        let prefix = || {
+            PASSED_PREFIXES
+                .iter()
+                .any(|prefix| name.starts_with(prefix))
+        };
+        (PASSED.contains(&name.as_str()) || prefix()).then_some((name, value))
+    })
+}
+
+/// A variable's value on the bare machine: where it names a file, that file's copy, because the
+/// packages of the bare machine write the usual places themselves.
+fn certificate(value: &OsStr) -> OsString {
+    let path = Path::new(value);
+    match path.file_name() {
+        Some(name) if path.is_absolute() && path.is_file() => {
+            Path::new(CERTIFICATES).join(name).into_os_string()
+        }
+        _ => value.to_owned(),
+    }
 }
 
 /// The minimal root as an archive in the user's cache, made on the first call.
