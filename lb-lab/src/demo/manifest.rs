@@ -97,7 +97,11 @@ fn endpoints(text: &str) -> Vec<String> {
             let mut values = endpoint
                 .lines()
                 .filter_map(|line| line.trim().strip_prefix(name));
-            values.next().unwrap_or_default().trim_matches('"').to_owned()
+            values
+                .next()
+                .unwrap_or_default()
+                .trim_matches('"')
+                .to_owned()
         };
         let (pod, address, node) = (field("name: "), field("- "), field("nodeName: "));
         format!("{pod:<16}  {address:<18}  on {node}")

@@ -11,6 +11,9 @@ use super::error::DemoError;
 use super::screen::Screen;
 use super::stage::{FILE, Stage, VIP_V4};
 use crate::agent::Agent;
+use crate::host::Host;
+use crate::node::BRIDGE;
+use crate::pod::Pod;
 use crate::stale;
 
 /// Prints the commands and waits for a signal.
@@ -34,38 +37,27 @@ pub(super) fn wait(screen: &mut Screen, stage: &Stage) -> Result<(), DemoError> 
 }
 
 fn commands(stage: &Stage) -> Vec<(&'static str, String)> {
-    let enter = |host: &crate::Host| format!("nsenter --net={}", host.netns().path().display());
+    let enter = |host: &Host| format!("nsenter --net={}", host.netns().path().display());
     let (client, node) = (enter(&stage.client), enter(stage.node()));
-    let file = stage.manifests().join(FILE);
-    let file = file.display();
-    let log = stage
-        .agent
-        .as_ref()
-        .map_or(stage.lab.dir(), Agent::log_path);
+    let file = stage.manifests().join(FILE).display().to_string();
+    let agent = stage.agent.as_ref();
+    let log = agent.map_or(stage.lab.dir(), Agent::log_path).display();
+    let device = stage.pods().next().map_or(BRIDGE, Pod::device);
+    let curl = curl_line(VIP_V4);
     let ready =
         |from, to| format!("sed -i '/- 10.244.0.5$/,/ready:/ s/ready: {from}/ready: {to}/' {file}");
     vec![
-        (
-            "ask once, from the client pod",
-            format!("{client} {}", curl_line(VIP_V4)),
-        ),
+        ("ask once, from the client pod", format!("{client} {curl}")),
         (
             "go on asking",
-            format!(
-                "{client} sh -c 'while sleep 0.5; do {}; done'",
-                curl_line(VIP_V4)
-            ),
-        ),
-        (
-            "a shell in the client pod; another one on its node",
-            format!("{client} sh\n{node} sh"),
+            format!("{client} sh -c 'while sleep 0.5; do {curl}; done'"),
         ),
         (
             "take hostnames-0uton out, put it back",
-            ready("true", "false") + "\n" + &ready("false", "true"),
+            [ready("true", "false"), ready("false", "true")].join("\n"),
         ),
         (
-            "change anything else; the agent follows when you save",
+            "change whatever you like; the agent follows when you save",
             format!("${{EDITOR:-vi}} {file}"),
         ),
         (
@@ -75,22 +67,16 @@ fn commands(stage: &Stage) -> Vec<(&'static str, String)> {
                 .join("\n"),
         ),
         (
-            "how often the programs did what, by reason",
-            stage.dump_line("REASONS"),
-        ),
-        (
-            "the packets as the client sees them: to and from the Service",
+            "packets as the client sees them: all with the virtual IP",
             format!("{client} tcpdump -nli eth0 tcp"),
         ),
         (
-            "the packets as they leave the node for a pod: translated",
-            format!("{node} tcpdump -nli v-hostnames-0ut tcp"),
+            "the same packets as hostnames-0uton sees them: with its own address",
+            format!("{node} tcpdump -nli {device} tcp"),
         ),
-        (
-            "the programs on the devices of the node",
-            format!("{node} bpftool net"),
-        ),
-        ("the agent's log", format!("tail -f {}", log.display())),
+        ("a shell in the client pod", format!("{client} sh")),
+        ("a shell on its node", format!("{node} sh")),
+        ("what the agent did", format!("tail -f {log}")),
     ]
 }
 

@@ -170,11 +170,7 @@ impl Screen {
     }
 
     /// As [`Screen::busy`], for what takes less than a second: without a word into a pipe.
-    pub(super) fn spin<T>(
-        &self,
-        text: &str,
-        work: impl FnOnce() -> T,
-    ) -> (T, Duration) {
+    pub(super) fn spin<T>(&self, text: &str, work: impl FnOnce() -> T) -> (T, Duration) {
         let start = Instant::now();
         if !self.terminal {
             let value = work();

@@ -232,7 +232,9 @@ pub(super) fn note_traces(stage: &Stage) -> Result<(Traces, Found), DemoError> {
     let traces = Traces::of(&stage.lab)?;
     let found = traces.look()?;
     let holds = found.len() == traces::KINDS;
-    claim(holds, "the demo sees what it has made", || traces::list(&found))?;
+    claim(holds, "the demo sees what it has made", || {
+        traces::list(&found)
+    })?;
     Ok((traces, found))
 }
 
@@ -252,7 +254,9 @@ pub(super) fn remove(
         traces.wait_gone()
     })?;
     let left = removed?;
-    claim(left.is_empty(), "nothing is left behind", || traces::list(&left))?;
+    claim(left.is_empty(), "nothing is left behind", || {
+        traces::list(&left)
+    })?;
     screen.done(&format!(
         "removed in {}, then looked for all of it again: nothing is left",
         seconds(took)
