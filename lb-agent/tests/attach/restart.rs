@@ -10,7 +10,9 @@ use aya::programs::TcAttachType;
 use aya::programs::links::{FdLink, PinnedLink};
 use lb_agent::datapath::DatapathConfig;
 
-use crate::support::{Agent, Pod, filters, index_of, ip, on_a_node, reach, socket, tcx};
+use crate::support::{
+    Agent, Pod, filters, index_of, ip, on_a_node, reach, socket, tcx, wait_until,
+};
 
 const POD: &str = "10.244.0.5";
 const GATEWAY: &str = "10.244.0.1";
@@ -118,7 +120,10 @@ fn links_of_devices_that_went_while_the_agent_was_down_are_removed() {
         let agent = Agent::start(config);
         assert!(!old.exists() && !excluded.exists());
         assert_eq!(agent.roles(), [""; 0]);
-        assert!(tcx("pod1", TcAttachType::Egress).is_empty());
+        // KERNEL: the end of a link takes effect a moment after its last reference has gone.
+        wait_until("the end of the link", || {
+            tcx("pod1", TcAttachType::Egress).is_empty()
+        });
         agent.stop();
     });
 }
