@@ -52,11 +52,13 @@ pub fn run(screen: &mut Screen, options: &Options) -> Result<(), DemoError> {
     let traces = told?;
     story::remove(screen, stage, traces)?;
     screen.gap()?;
-    screen.done(&format!(
-        "Everything was as told. It took {}.",
-        seconds(start.elapsed())
-    ))?;
-    play::next(screen)
+    let time = if options.keep {
+        String::new()
+    } else {
+        format!(" It took {}.", seconds(start.elapsed()))
+    };
+    screen.done(&format!("Everything was as told.{time}"))?;
+    play::next(screen, options.keep)
 }
 
 fn tell(screen: &mut Screen, stage: &mut Stage, keep: bool) -> Result<(Traces, Found), DemoError> {

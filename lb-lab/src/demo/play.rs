@@ -61,10 +61,13 @@ fn commands(stage: &Stage) -> Vec<(&'static str, String)> {
             format!("${{EDITOR:-vi}} {file}"),
         ),
         (
-            "the Service, its backends, the connections of now",
-            ["FRONTENDS_V4", "BACKENDS_V4", "CONNS_V4"]
-                .map(|map| stage.dump_line(map))
-                .join("\n"),
+            "the Service, its backends, some of the latest connections",
+            [
+                stage.dump_line("FRONTENDS_V4"),
+                stage.dump_line("BACKENDS_V4"),
+                stage.dump_line("CONNS_V4") + " | head -40",
+            ]
+            .join("\n"),
         ),
         (
             "packets as the client sees them: all with the virtual IP",
@@ -81,14 +84,16 @@ fn commands(stage: &Stage) -> Vec<(&'static str, String)> {
 }
 
 /// Says what else there is.
-pub(super) fn next(screen: &mut Screen) -> Result<(), DemoError> {
+pub(super) fn next(screen: &mut Screen, kept: bool) -> Result<(), DemoError> {
     screen.gap()?;
     screen.say("What to try next:")?;
     screen.gap()?;
-    screen.offer(
-        "the same, but the lab stays up with commands to play in it",
-        "cargo xtask demo --keep",
-    )?;
+    if !kept {
+        screen.offer(
+            "the same, but the lab stays up with commands to play in it",
+            "cargo xtask demo --keep",
+        )?;
+    }
     screen.offer(
         "larger labs: routed pods, vxlan, outside clients",
         "target/debug/lb-lab up --help",

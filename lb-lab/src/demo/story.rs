@@ -145,8 +145,8 @@ pub(super) fn the_map(screen: &mut Screen, stage: &Stage) -> Result<(), DemoErro
         "read: TCP (protocol 6) to 10.0.1.175, port 80, goes to one of `count` = 3 backends",
     )?;
     screen.say(
-        "On a node of your own, `bpftool map dump name FRONTENDS_V4` shows the same. The backends \
-         are in BACKENDS_V4, the open connections in CONNS_V4.",
+        "`bpftool map dump name FRONTENDS_V4` finds it by its name, on a node of your own as well. \
+         The addresses of the backends are in BACKENDS_V4, the connections in CONNS_V4.",
     )?;
     Ok(())
 }

@@ -180,7 +180,7 @@ impl Traces {
 pub(super) fn table(found: &Found) -> String {
     let rows = found.iter();
     let rows: Vec<_> = rows
-        .map(|(kind, what)| format!("{:>4} {kind}", what.len()))
+        .map(|(kind, what)| format!("{kind:<28} {:>3}", what.len()))
         .collect();
     rows.join("\n")
 }
@@ -269,7 +269,7 @@ mod tests {
     #[test]
     fn a_table_of_what_was_found_has_one_line_per_kind() {
         let found = Found::from([("mounts", vec!["a".to_owned(), "b".to_owned()])]);
-        assert_eq!(table(&found), "   2 mounts");
+        assert_eq!(table(&found), "mounts                         2");
         assert_eq!(list(&found), "mounts: a, b");
     }
 
