@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! End to end: the real agent, the real kernel, real sockets in a cluster of namespaces.
+//!
+//! One file per theme, one program for all, because linking is slower than most tests.
+//! **Invariant:** nothing is tried twice, and a connect that takes half a second or a SYN that
+//! is sent again is a failure: a lost packet hides in a retry. Read next: `cluster.rs`.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+#[macro_use]
+mod cluster;
+mod bulk;
+mod clusterip;
+mod collisions;
+mod early;
+mod inspect;
+mod lifecycle;
+mod load;
+mod not_ours;
+mod updates;
