@@ -33,7 +33,7 @@ const KILL_MAX: Duration = Duration::from_secs(5);
 
 static LIVE: Mutex<Vec<Weak<Shared>>> = Mutex::new(Vec::new());
 static HANDLER: Once = Once::new();
-static ON_SIGNAL: Mutex<Option<Box<dyn FnOnce() + Send>>> = Mutex::new(None);
+static ON_SIGNAL: Mutex<Option<Box<dyn FnMut() + Send>>> = Mutex::new(None);
 
 /// A lab found on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -151,10 +151,10 @@ pub fn remove_all() {
     }
 }
 
-/// Does `work` at the next signal, in place of removing all labs and exiting with 130.
+/// Does `work` at every signal from now on, in place of removing all labs and exiting with 130.
 ///
-/// It runs on a thread of its own, once; the signal after that does as before.
-pub fn on_signal(work: impl FnOnce() + Send + 'static) {
+/// It runs on the signal handler's own thread.
+pub fn on_signal(work: impl FnMut() + Send + 'static) {
     *ON_SIGNAL.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(work));
 }
 
@@ -186,11 +186,8 @@ pub(crate) fn remember(lab: &Arc<Shared>) {
         .push(Arc::downgrade(lab));
     HANDLER.call_once(|| {
         let end = || {
-            let work = ON_SIGNAL
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take();
-            if let Some(work) = work {
+            let mut work = ON_SIGNAL.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(work) = work.as_mut() {
                 return work();
             }
             remove_all();

@@ -158,7 +158,10 @@ fn a_kept_lab_obeys_the_printed_commands_and_goes_with_ctrl_c() {
     for _ in 0..4 {
         assert!(pods[1..].contains(&answer(&ask).as_str()));
     }
-    kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT).unwrap();
+    for _ in 0..2 {
+        // An impatient person does not stop the removal half-way.
+        kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT).unwrap();
+    }
     out.read_to_string(&mut told).unwrap();
     assert!(child.wait().unwrap().success(), "{told}");
     assert!(told.contains("nothing is left"), "{told}");

@@ -15,6 +15,12 @@ pub enum DemoError {
     /// The lab, the agent or a helper program failed.
     #[error(transparent)]
     Lab(#[from] LabError),
+    /// A program that the demo shows is not installed.
+    #[error("the demo needs {tool}: `cargo xtask doctor --fix` installs it")]
+    MissingTool {
+        /// The program's name.
+        tool: &'static str,
+    },
     /// Something was not as told.
     #[error("not as told: {claim}\nseen instead: {seen}")]
     Claim {

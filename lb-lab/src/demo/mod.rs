@@ -76,9 +76,15 @@ fn tell(screen: &mut Screen, stage: &mut Stage, keep: bool) -> Result<(Traces, F
 }
 
 /// Says at once what would be missing in the middle.
-fn require_tools() -> Result<(), LabError> {
+fn require_tools() -> Result<(), DemoError> {
+    if !nix::unistd::geteuid().is_root() {
+        return Err(LabError::NotRoot.into());
+    }
     for (tool, question) in [("curl", "--version"), ("bpftool", "version")] {
-        ask::output(Command::new(tool).arg(question))?;
+        match ask::output(Command::new(tool).arg(question)) {
+            Err(LabError::MissingTool { .. }) => return Err(DemoError::MissingTool { tool }),
+            other => drop(other?),
+        }
     }
     Ok(())
 }

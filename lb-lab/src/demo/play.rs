@@ -27,7 +27,7 @@ pub(super) fn wait(screen: &mut Screen, stage: &Stage) -> Result<(), DemoError> 
     }
     let (sender, receiver) = mpsc::channel();
     stale::on_signal(move || {
-        // The receiver waits until then.
+        // The first one ends the waiting; the removal that follows is bounded and goes on.
         sender.send(()).unwrap_or_default();
     });
     screen.say("Ctrl-C here removes everything.")?;
