@@ -127,7 +127,7 @@ pub struct Network {
     proto: u8,
     checksum: [u8; 2],
     l4: u32,
-    /// Bytes from the start of the network header to the end of the packet.
+    /// Bytes from the start of the network header to the end of the packet, or [`OVERSIZED`].
     length: u32,
     first_fragment: bool,
 }
@@ -156,7 +156,7 @@ impl Parse for V4 {
             proto: header.proto,
             checksum: header.checksum,
             l4,
-            length: u32::from(u16::from_be_bytes(header.total_length)),
+            length: length(header.total_length, 0),
             first_fragment: fragment & MORE != 0,
         })
     }
@@ -176,7 +176,7 @@ impl Parse for V6 {
             proto: header.next_header,
             checksum: [0; 2],
             l4: LENGTH,
-            length: LENGTH + u32::from(u16::from_be_bytes(header.payload_length)),
+            length: length(header.payload_length, LENGTH),
             first_fragment: false,
         })
     }
@@ -192,7 +192,10 @@ pub fn parse<F: Parse, B: Bytes>(bytes: &B, packet: &mut Packet<F::Addr>) -> Opt
         proto::UDP => UDP_HEADER,
         _ => return None,
     };
-    if network.length < network.l4 + header && !is_oversized(network.length, network.l4) {
+    if network.length < network.l4 + header {
+        return None;
+    }
+    if network.length == OVERSIZED && network.proto != proto::TCP {
         return None;
     }
     let ports: Ports = bytes.read(network.l4)?;
@@ -220,11 +223,17 @@ pub fn parse<F: Parse, B: Bytes>(bytes: &B, packet: &mut Packet<F::Addr>) -> Opt
     Some(())
 }
 
-/// True when the length field is zero because a segmentation-offloaded packet is too long for it
-/// (BIG TCP).
+/// Stands for a length field of zero: a segmentation-offloaded packet of TCP that is too long for
+/// the field (BIG TCP). In any other packet a zero is a length that contradicts the header.
+const OVERSIZED: u32 = u32::MAX;
+
+/// The length that a field says, which does not count the first `before` bytes.
 #[inline(always)]
-const fn is_oversized(length: u32, l4: u32) -> bool {
-    length == 0 || length == l4
+const fn length(field: [u8; 2], before: u32) -> u32 {
+    match u16::from_be_bytes(field) {
+        0 => OVERSIZED,
+        field => before + field as u32,
+    }
 }
 
 #[cfg(test)]
@@ -316,6 +325,18 @@ mod tests {
             bytes[offset] = value;
             assert_eq!(parse_slice::<V6>(&bytes), None, "byte {offset} = {value}");
         }
+    }
+
+    #[test]
+    fn length_field_of_zero_is_for_tcp_only() {
+        let mut bytes = tcp_v4();
+        bytes[2..4].copy_from_slice(&[0, 0]);
+        assert!(parse_slice::<V4>(&bytes).is_some());
+        bytes[2..4].copy_from_slice(&[0, 20]);
+        assert_eq!(parse_slice::<V4>(&bytes), None, "a header and nothing else");
+        let mut bytes = udp_v6();
+        bytes[4..6].copy_from_slice(&[0, 0]);
+        assert_eq!(parse_slice::<V6>(&bytes), None);
     }
 
     #[test]
