@@ -15,7 +15,7 @@ use object::{
 
 use crate::stack::{CALL, Insn, LOAD_IMM64, frame_depth, rounded};
 
-/// The verifier's MAX_CALL_FRAMES.
+/// The verifier's `MAX_CALL_FRAMES`.
 const FRAMES_MAX: usize = 8;
 
 /// What one program takes of the object.
@@ -93,14 +93,11 @@ fn relocations(
             continue;
         };
         let symbol = file.symbol_by_index(index).map_err(|e| e.to_string())?;
-        let is_code = match symbol.kind() {
-            SymbolKind::Text => true,
-            SymbolKind::Section => symbol
-                .section_index()
-                .and_then(|index| file.section_by_index(index).ok())
-                .is_some_and(|section| section.kind() == object::SectionKind::Text),
-            _ => false,
-        };
+        let in_code = symbol
+            .section_index()
+            .and_then(|index| file.section_by_index(index).ok())
+            .is_some_and(|section| section.kind() == object::SectionKind::Text);
+        let is_code = in_code && matches!(symbol.kind(), SymbolKind::Text | SymbolKind::Section);
         let place = symbol.section_index().filter(|_| is_code);
         targets.insert(offset, place.map(|section| (section, symbol.address())));
     }

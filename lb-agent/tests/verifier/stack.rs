@@ -67,7 +67,7 @@ impl Insn {
             (EXIT, _) => vec![],
             (0x05, _) => vec![target(self.off.into())],
             // The long jump.
-            (0x06, _) => vec![target(self.imm.into())],
+            (0x06, _) => vec![target(self.imm)],
             (LOAD_IMM64, _) => vec![at + 2],
             (CALL, _) => vec![at + 1],
             (_, 0x05 | 0x06) => vec![at + 1, target(self.off.into())],

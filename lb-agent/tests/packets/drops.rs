@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Ours but not possible: dropped, unchanged, each with a counter of its own.
+//!
+//! Read next: `collisions.rs` for source ports.
+
+use lb_common::Reason;
+use lb_common::abi::{Frontend, FrontendFlags};
+
+use super::case::{
+    CLIENT_PORT, Case, Family, Flow, HOSTNAMES, OTHER, backend_id, each, entries, frontend,
+};
+use super::kernel::{Hook, Sizes, Verdict};
+use super::wire::{ACK, Proto, RST, Segment};
+
+each! {
+    frontend_without_backends_drops_and_counts,
+    silent_frontend_without_backends_drops_and_counts_apart,
+    client_that_is_the_only_backend_is_dropped,
+    client_that_is_one_of_the_backends_gets_another,
+    missing_slot_is_counted,
+    missing_backend_is_counted,
+    backend_of_another_service_is_counted,
+    dropped_packets_leave_room_for_a_later_success,
+}
+each! { ipv4:
+    first_fragment_to_a_frontend_is_dropped,
+    first_fragment_elsewhere_is_left_alone,
+    first_fragment_of_a_reply_is_dropped,
+}
+
+fn frontend_without_backends_drops_and_counts(case: &mut Case) {
+    case.serve(HOSTNAMES, &[]);
+    let request = case.opening(case.vip(HOSTNAMES));
+    case.drops("no backend", &request, Reason::NoBackend);
+}
+
+fn silent_frontend_without_backends_drops_and_counts_apart(case: &mut Case) {
+    let silent = Frontend {
+        flags: FrontendFlags::DROP_IF_EMPTY,
+        ..frontend(HOSTNAMES, 0)
+    };
+    case.kernel
+        .put_frontend(case.vip(HOSTNAMES), case.proto, silent);
+    let request = case.opening(case.vip(HOSTNAMES));
+    case.drops("no backend, silently", &request, Reason::PolicyDrop);
+}
+
+fn client_that_is_the_only_backend_is_dropped(case: &mut Case) {
+    case.serve(HOSTNAMES, &[0]);
+    let client = (case.backend(0).ip(), CLIENT_PORT).into();
+    let request = case.opening(case.vip(HOSTNAMES)).from(client);
+    case.drops("to itself", &request, Reason::Hairpin);
+}
+
+fn client_that_is_one_of_the_backends_gets_another(case: &mut Case) {
+    case.serve(HOSTNAMES, &[0, 1]);
+    let client = (case.backend(0).ip(), CLIENT_PORT).into();
+    let flow = Flow {
+        client,
+        ..case.flow(HOSTNAMES, 1)
+    };
+    let request = case.opening(flow.frontend).from(client);
+    case.translates(
+        "to the other one",
+        Hook::Ingress,
+        (&request, &request.to(flow.backend)),
+        flow.entries(),
+    );
+}
+
+fn missing_slot_is_counted(case: &mut Case) {
+    case.serve(HOSTNAMES, &[0]);
+    case.kernel.remove_slot(HOSTNAMES, 0);
+    let request = case.opening(case.vip(HOSTNAMES));
+    case.drops("no slot", &request, Reason::TableMiss);
+}
+
+fn missing_backend_is_counted(case: &mut Case) {
+    case.serve(HOSTNAMES, &[0]);
+    let id = backend_id(HOSTNAMES, 0);
+    case.kernel.remove_backend(id, case.client());
+    let request = case.opening(case.vip(HOSTNAMES));
+    case.drops("no backend entry", &request, Reason::TableMiss);
+}
+
+fn backend_of_another_service_is_counted(case: &mut Case) {
+    case.serve(HOSTNAMES, &[0]);
+    case.serve(OTHER, &[1]);
+    case.kernel.put_slot(HOSTNAMES, 0, backend_id(OTHER, 1));
+    let request = case.opening(case.vip(HOSTNAMES));
+    case.drops("a foreign backend", &request, Reason::TableMiss);
+}
+
+fn dropped_packets_leave_room_for_a_later_success(case: &mut Case) {
+    case.serve(HOSTNAMES, &[]);
+    let request = case.opening(case.vip(HOSTNAMES));
+    case.drops("no backend", &request, Reason::NoBackend);
+    case.serve(HOSTNAMES, &[1]);
+    let flow = case.flow(HOSTNAMES, 1);
+    let (verdict, output) = case.kernel.run(Hook::Ingress, &request.frame());
+    assert_eq!(
+        (verdict, output),
+        (Verdict::Pass, request.to(flow.backend).frame())
+    );
+    case.check_state("a flow", &[(Reason::NoBackend, 1)], flow.entries());
+}
+
+/// Fragments of a translated flow would arrive in parts, of which only the first can be told.
+fn first_fragment_to_a_frontend_is_dropped(case: &mut Case) {
+    case.serve(HOSTNAMES, &[0]);
+    let mut request = case.opening(case.vip(HOSTNAMES)).payload(&[7; 64]);
+    request.more_fragments = true;
+    case.drops("the first fragment", &request, Reason::Fragment);
+}
+
+fn first_fragment_elsewhere_is_left_alone(case: &mut Case) {
+    case.serve(HOSTNAMES, &[0]);
+    let mut request = case.opening(case.vip(OTHER)).payload(&[7; 64]);
+    request.more_fragments = true;
+    case.leaves_alone("not to a frontend", Hook::Ingress, &request.frame());
+    case.leaves_alone("not from a backend", Hook::Egress, &request.frame());
+}
+
+fn first_fragment_of_a_reply_is_dropped(case: &mut Case) {
+    case.serve(HOSTNAMES, &[0]);
+    let flow = case.establish(HOSTNAMES, 0);
+    let mut reply = case.answer(flow.backend, flow.client).payload(&[7; 64]);
+    reply.more_fragments = true;
+    let (verdict, output) = case.kernel.run(Hook::Egress, &reply.frame());
+    assert_eq!((verdict, output), (Verdict::Drop, reply.frame()));
+    case.check_state("as before", &[(Reason::Fragment, 1)], flow.entries());
+}
+
+/// Opens a flow in a table with room for `connections` entries, then tries a second one.
+fn second_flow_with_room_for(connections: u32, proto: Proto, family: Family) {
+    let sizes = Sizes {
+        connections,
+        ..Sizes::default()
+    };
+    let Some(mut case) = Case::open(proto, family, sizes) else {
+        return;
+    };
+    case.serve(HOSTNAMES, &[0]);
+    let flow = case.establish(HOSTNAMES, 0);
+    let second: Segment = case
+        .opening(flow.frontend)
+        .from((case.client().ip(), 40_001).into());
+    // Also that no half of a pair is left.
+    case.drops("no room", &second, Reason::ConnectionsFull);
+    let full = [(Reason::ConnectionsFull, 1)];
+    let reply = case.answer(flow.backend, flow.client);
+    let (verdict, output) = case.kernel.run(Hook::Egress, &reply.frame());
+    assert_eq!(
+        (verdict, output),
+        (Verdict::Pass, reply.from(flow.frontend).frame())
+    );
+    case.check_state("the open flow lives on", &full, flow.entries());
+    if proto == Proto::Tcp {
+        let reset = Segment::new(proto, flow.client, flow.frontend).flags(RST | ACK);
+        case.kernel.run(Hook::Ingress, &reset.frame());
+        let again = case.opening(flow.frontend);
+        let (verdict, output) = case.kernel.run(Hook::Ingress, &again.frame());
+        assert_eq!(
+            (verdict, output),
+            (Verdict::Pass, again.to(flow.backend).frame())
+        );
+        let fresh = entries(&[case.flow(HOSTNAMES, 0)]);
+        case.check_state("its port can be used again", &full, fresh);
+    }
+}
+
+#[test]
+fn full_table_refuses_new_flows_and_keeps_the_open_ones() {
+    for proto in [Proto::Tcp, Proto::Udp] {
+        for family in [Family::V4, Family::V6] {
+            second_flow_with_room_for(2, proto, family);
+        }
+    }
+}
+
+#[test]
+fn table_with_room_for_half_a_flow_takes_none_of_it() {
+    for proto in [Proto::Tcp, Proto::Udp] {
+        for family in [Family::V4, Family::V6] {
+            second_flow_with_room_for(3, proto, family);
+        }
+    }
+}
