@@ -5,6 +5,7 @@
 //! they have, in an order that depends on nothing but the tables.
 //! **Invariant:** what the tables hold is shown as it is: a slot without its backend shows up.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
@@ -55,10 +56,17 @@ fn family<A>(content: &TableContent, tables: &FamilyTables<A>, ids: &Ids) -> Vec
 where
     A: Ord + Copy + Into<IpAddr>,
 {
-    tables
-        .frontends
-        .iter()
-        .map(|(key, value)| frontend(content, tables, ids, (key, value)))
+    let mut by_service: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+    for (id, backend) in &tables.backends {
+        by_service.entry(backend.service).or_default().push(*id);
+    }
+    let entries = tables.frontends.iter();
+    entries
+        .map(|(key, value)| {
+            let backends = by_service.get(&value.service);
+            let backends = backends.map(Vec::as_slice).unwrap_or_default();
+            frontend(content, tables, ids, (key, value), backends)
+        })
         .collect()
 }
 
@@ -67,11 +75,12 @@ fn frontend<A>(
     tables: &FamilyTables<A>,
     ids: &Ids,
     (key, value): (&FrontendKey<A>, &Frontend),
+    all: &[u32],
 ) -> TableText
 where
     A: Ord + Copy + Into<IpAddr>,
 {
-    let mut used = Vec::new();
+    let mut used = BTreeSet::new();
     let mut backends = Vec::new();
     for slot in 0..value.count {
         let id = content
@@ -80,12 +89,9 @@ where
             .copied();
         let id = id.unwrap_or_default();
         backends.push(backend(id, tables.backends.get(&id), Some(slot)));
-        used.push(id);
+        used.insert(id);
     }
-    let draining = tables
-        .backends
-        .iter()
-        .filter(|(id, backend)| backend.service == value.service && !used.contains(id));
+    let draining = all.iter().filter(|id| !used.contains(id));
     TableText {
         frontend: socket(key.address.into(), key.port),
         protocol: protocol_name(key.proto),
@@ -100,7 +106,7 @@ where
         drop_if_empty: value.flags & lb_common::abi::FrontendFlags::DROP_IF_EMPTY != 0,
         backends,
         draining: draining
-            .map(|(id, value)| backend(*id, Some(value), None))
+            .map(|id| backend(*id, tables.backends.get(id), None))
             .collect(),
     }
 }

@@ -220,7 +220,7 @@ impl Folder {
         let had_errors = file.has_errors;
         file.has_errors = problems.iter().any(|p| p.severity == Severity::Error);
         let before = std::mem::take(&mut file.objects);
-        touched.extend(before.keys().cloned());
+        let mut concerned: BTreeSet<ObjectRef> = before.keys().cloned().collect();
         for found in objects {
             let reference = found.object.reference();
             if file.objects.contains_key(&reference) {
@@ -233,7 +233,7 @@ impl Folder {
                 });
                 continue;
             }
-            touched.insert(reference.clone());
+            concerned.insert(reference.clone());
             file.objects.insert(reference, found.object);
         }
         if file.has_errors {
@@ -252,12 +252,13 @@ impl Folder {
         } else if had_errors {
             scan.healed.push(name.to_owned());
         }
-        self.define(name, touched, scan);
+        self.define(name, &concerned, scan);
+        touched.extend(concerned);
     }
 
-    /// Brings `definitions` up to date with the objects of the file `name`.
-    fn define(&mut self, name: &str, touched: &BTreeSet<ObjectRef>, scan: &mut Scan) {
-        for reference in touched {
+    /// Brings `definitions` up to date for objects that the file `name` holds or held.
+    fn define(&mut self, name: &str, concerned: &BTreeSet<ObjectRef>, scan: &mut Scan) {
+        for reference in concerned {
             let held = self
                 .files
                 .get(name)
