@@ -45,7 +45,10 @@ impl fmt::Display for Warning {
                  random), the node's own is used"
             ),
             Self::FrontendTaken(frontend, owner) => {
-                write!(f, "{frontend} belongs to Service {owner}, which is older or first by name")
+                write!(
+                    f,
+                    "{frontend} belongs to Service {owner}, which is older or first by name"
+                )
             }
             Self::FrontendRepeated(frontend) => {
                 write!(f, "{frontend} is named by two ports, the first one has it")
