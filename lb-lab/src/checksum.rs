@@ -61,7 +61,9 @@ pub(crate) fn bad_checksum(
 
 /// Which checksum is wrong, what it is and what it should be.
 fn wrong_checksum(packet: &SlicedPacket<'_>) -> Option<(&'static str, u16, u16)> {
-    let differ = |what, has, should| (has != should).then_some((what, has, should));
+    // The kernel writes a sum of zero as 0xffff, which a receiver cannot tell apart (RFC 1071).
+    let same = |has: u16, should: u16| has == should || (has == 0xffff && should == 0);
+    let differ = |what, has, should| (!same(has, should)).then_some((what, has, should));
     let transport = packet.transport.as_ref();
     match packet.net.as_ref()? {
         NetSlice::Ipv4(slice) => {
@@ -117,5 +119,41 @@ fn wrong_checksum(packet: &SlicedPacket<'_>) -> Option<(&'static str, u16, u16)>
             differ(what, has, should.unwrap_or(!has))
         }
         NetSlice::Arp(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use etherparse::PacketBuilder;
+
+    use super::*;
+
+    /// A segment with a payload of one word; its checksum stands at 36 of 42 bytes.
+    fn segment(word: u16) -> Vec<u8> {
+        let builder = PacketBuilder::ipv4([10, 0, 1, 1], [10, 244, 0, 5], 64);
+        let mut bytes = Vec::new();
+        let segment = builder.tcp(80, 40_000, 1, 100);
+        segment.write(&mut bytes, &word.to_be_bytes()).unwrap();
+        bytes
+    }
+
+    fn verdict(bytes: &[u8]) -> Option<(&'static str, u16, u16)> {
+        wrong_checksum(&SlicedPacket::from_ip(bytes).unwrap())
+    }
+
+    #[test]
+    fn a_sum_of_zero_may_be_written_with_all_bits_set_and_nothing_else_may_be() {
+        let empty = segment(0);
+        // The complement of everything else makes the sum zero.
+        let mut bytes = segment(u16::from_be_bytes([empty[36], empty[37]]));
+        assert_eq!(bytes[36..38], [0, 0]);
+        assert_eq!(verdict(&bytes), None);
+        bytes[36..38].copy_from_slice(&[0xff, 0xff]);
+        assert_eq!(verdict(&bytes), None);
+        bytes[36..38].copy_from_slice(&[0xff, 0xfe]);
+        assert_eq!(verdict(&bytes), Some(("TCP checksum", 0xfffe, 0)));
+        let mut bytes = empty;
+        bytes[36..38].copy_from_slice(&[0xff, 0xff]);
+        assert!(verdict(&bytes).is_some());
     }
 }
