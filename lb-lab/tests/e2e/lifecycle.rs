@@ -81,7 +81,7 @@ fn a_restarted_agent_takes_over_without_a_failed_request_and_keeps_every_id() {
             .map(|connection| connection.get("/").unwrap().body);
         let capture = client.capture("eth0").unwrap();
         let ((), requests) = during(&client, vips[0].remotes(), 2, || {
-            for round in 0..soak(4) {
+            for round in 0..soak(2) {
                 for number in 0..2 {
                     let agent = cluster.agents.remove(0);
                     let ended = if round % 2 == 0 {
