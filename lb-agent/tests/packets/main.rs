@@ -14,12 +14,14 @@
 )]
 
 mod case;
+mod checksums;
 mod collisions;
 mod drops;
 mod kernel;
 mod life;
 mod link;
 mod malformed;
+mod neighbours;
 mod reselect;
 mod spread;
 #[path = "../support/mod.rs"]
