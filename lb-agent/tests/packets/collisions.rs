@@ -20,6 +20,7 @@ each! {
 }
 each! { tcp:
     flow_that_is_over_gives_its_reply_tuple_away,
+    direct_flow_after_the_flow_through_the_frontend_is_over_is_left_alone,
 }
 
 const CHANGED: [(Reason, u64); 1] = [(Reason::SourcePortChanged, 1)];
@@ -197,4 +198,21 @@ fn flow_that_is_over_gives_its_reply_tuple_away(case: &mut Case) {
         (&request, &request.to(second.backend)),
         second.entries(),
     );
+}
+
+/// What is left of the old flow would translate the answers of the new one.
+fn direct_flow_after_the_flow_through_the_frontend_is_over_is_left_alone(case: &mut Case) {
+    case.serve(HOSTNAMES, &[0]);
+    let first = case.establish(HOSTNAMES, 0);
+    let reset = Segment::new(Proto::Tcp, first.client, first.frontend).flags(RST);
+    case.kernel.run(Hook::Ingress, &reset.frame());
+    let direct = case.opening(first.backend);
+    case.translates(
+        "the SYN as it is",
+        Hook::Ingress,
+        (&direct, &direct),
+        vec![],
+    );
+    let answer = case.answer(first.backend, first.client);
+    case.leaves_alone("and the answer", Hook::Egress, &answer.frame());
 }

@@ -7,9 +7,10 @@ use lb_common::Reason;
 use lb_common::abi::{Frontend, FrontendFlags};
 
 use super::case::{
-    CLIENT_PORT, Case, Family, Flow, HOSTNAMES, OTHER, backend_id, each, entries, frontend,
+    CLIENT_PORT, Case, Family, Flow, HOSTNAMES, OTHER, Step, backend_id, each, entries, frontend,
 };
 use super::kernel::{Hook, Sizes, Verdict};
+use super::life::data;
 use super::wire::{ACK, Proto, RST, Segment};
 
 each! {
@@ -25,7 +26,7 @@ each! {
 each! { ipv4:
     first_fragment_to_a_frontend_is_dropped,
     first_fragment_elsewhere_is_left_alone,
-    first_fragment_of_a_reply_is_dropped,
+    first_fragment_in_the_middle_of_a_flow_is_dropped,
 }
 
 fn frontend_without_backends_drops_and_counts(case: &mut Case) {
@@ -121,14 +122,22 @@ fn first_fragment_elsewhere_is_left_alone(case: &mut Case) {
     case.leaves_alone("not from a backend", Hook::Egress, &request.frame());
 }
 
-fn first_fragment_of_a_reply_is_dropped(case: &mut Case) {
+fn first_fragment_in_the_middle_of_a_flow_is_dropped(case: &mut Case) {
     case.serve(HOSTNAMES, &[0]);
     let flow = case.establish(HOSTNAMES, 0);
-    let mut reply = case.answer(flow.backend, flow.client).payload(&[7; 64]);
-    reply.more_fragments = true;
-    let (verdict, output) = case.kernel.run(Hook::Egress, &reply.frame());
-    assert_eq!((verdict, output), (Verdict::Drop, reply.frame()));
-    case.check_state("as before", &[(Reason::Fragment, 1)], flow.entries());
+    for (from_client, hook, count) in [(true, Hook::Ingress, 1), (false, Hook::Egress, 2)] {
+        let mut segment = data(case, from_client, &flow);
+        segment.more_fragments = true;
+        case.check(Step {
+            description: "a first fragment",
+            hook,
+            input: segment.frame(),
+            verdict: Verdict::Drop,
+            output: segment.frame(),
+            counters: &[(Reason::Fragment, count)],
+            entries: flow.entries(),
+        });
+    }
 }
 
 /// Opens a flow in a table with room for `connections` entries, then tries a second one.

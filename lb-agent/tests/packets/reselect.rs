@@ -22,6 +22,9 @@ each! { tcp:
     opening_again_after_the_backend_is_gone_chooses_another,
     changed_generation_leaves_an_opening_connection_alone,
 }
+each! { tcp:
+    opening_again_after_the_frontend_is_gone_forgets_the_flow,
+}
 each! { udp:
     datagram_after_its_backend_is_removed_goes_to_another,
     datagram_after_its_backend_id_is_used_anew_goes_to_the_new_one,
@@ -196,5 +199,18 @@ fn reply_after_the_frontend_is_gone_still_comes_from_it(case: &mut Case) {
         Hook::Egress,
         (&reply, &reply.from(flow.frontend)),
         entries(&[flow]),
+    );
+}
+
+fn opening_again_after_the_frontend_is_gone_forgets_the_flow(case: &mut Case) {
+    case.serve(HOSTNAMES, &[0]);
+    let flow = case.establish(HOSTNAMES, 0);
+    case.kernel.remove_frontend(flow.frontend, case.proto);
+    let request = case.opening(flow.frontend);
+    case.translates(
+        "the SYN as it is",
+        Hook::Ingress,
+        (&request, &request),
+        vec![],
     );
 }
