@@ -107,9 +107,8 @@ fn doc() -> Command {
 }
 
 fn deny(checks: &[&str]) -> Command {
+    // It reads .deny.toml by itself.
     let mut command = cargo("deny");
-    command
-        .args(["--locked", "check", "--config", ".deny.toml"])
-        .args(checks);
+    command.args(["--locked", "check"]).args(checks);
     command
 }
