@@ -11,6 +11,10 @@
 mod kernel;
 
 #[cfg(target_arch = "bpf")]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the classifier macro hands the context over by value"
+)]
 mod hooks {
     use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
     use aya_ebpf::macros::classifier;

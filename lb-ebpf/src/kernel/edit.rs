@@ -123,6 +123,10 @@ fn replace_sum(ctx: &TcContext, at: u32, from: u32, to: u32, flags: u64) -> Resu
 }
 
 #[inline(always)]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "what is stored is a header field"
+)]
 fn store<T>(ctx: &TcContext, at: u32, value: &T) -> Result<(), Reason> {
     // SAFETY: the value is readable for its size; the helper checks the offset.
     let result = unsafe {

@@ -127,6 +127,10 @@ impl World {
 
     /// What is known of the device that the packet came in by.
     #[inline(always)]
+    #[expect(
+        clippy::needless_borrows_for_generic_args,
+        reason = "the helper takes the key by address"
+    )]
     pub(super) fn iface(&self) -> Option<&'static Iface> {
         // SAFETY: the context is valid for as long as the program runs.
         let index = unsafe { (*self.skb).ifindex };
@@ -149,6 +153,10 @@ impl<F: Host> Tables<F> for World {
     }
 
     #[inline(always)]
+    #[expect(
+        clippy::needless_borrows_for_generic_args,
+        reason = "the helper takes the key by address"
+    )]
     fn backend(&self, id: u32) -> Option<&Backend<F::Addr>> {
         // SAFETY: written by the agent only; a torn read is caught by the service check.
         unsafe { F::backends().get(&id) }

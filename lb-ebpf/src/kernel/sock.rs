@@ -17,7 +17,7 @@ use lb_ebpf::tables::NextHop;
 
 use super::{Host, World};
 
-/// States of TCP sockets (include/net/tcp_states.h) that hold no connection.
+/// States of TCP sockets (`include/net/tcp_states.h`) that hold no connection.
 const TIME_WAIT: u32 = 6;
 const CLOSE: u32 = 7;
 const LISTEN: u32 = 10;
@@ -89,6 +89,11 @@ impl World {
 
     /// Whether the destination is behind the bridge that the device is a port of.
     #[inline(always)]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_possible_wrap,
+        reason = "the size of a request is 64 bytes"
+    )]
     pub(super) fn bridge_hop<F: Host>(&self, destination: &F::Addr) -> NextHop {
         let Some(iface) = self.iface() else {
             return NextHop::Routed;
