@@ -53,7 +53,7 @@ pub(crate) fn in_topology(number: usize, test: impl FnOnce(Builder)) {
     }
 }
 
-/// Runs a test in the combination that is most different from the default one.
+/// Runs a test in the default combination and in the one that differs most from it.
 pub(crate) fn in_default_and_routed(test: impl Fn(Builder)) {
     if can_run() {
         test(Lab::builder());
