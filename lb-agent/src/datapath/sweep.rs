@@ -2,9 +2,11 @@
 //! Removes the entries of flows that have ended.
 //!
 //! A thread of its own walks the flow tables in small steps; the packet path never waits for it.
-//! The younger direction of a flow decides, and both entries go together.
-//! **Invariant:** an entry is read again right before it is removed, so a flow that came back to
-//! life meanwhile stays.
+//! Entries are a pair when each names the other; the younger one decides and both go. An entry
+//! whose pair key leads to another flow's entry is judged and removed alone.
+//! **Invariant:** each entry is read again right before it is removed, and stays if it was used.
+//! What remains: the kernel has no removal with a condition, so a packet between that read and its
+//! removal loses the entry. UDP and a SYN then open the flow again; other TCP goes to the stack.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,7 +14,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use lb_common::abi::{Conn, ConnKey, ConnState, proto};
+use lb_common::abi::{Conn, ConnKey, ConnState, Direction, proto};
 
 use super::error::DatapathError;
 use super::loader::Clock;
@@ -30,7 +32,8 @@ const TCP_OVER_SECS: u32 = 10;
 const UDP_UNREPLIED_SECS: u32 = 30;
 /// Linux's timeout for UDP that went both ways.
 const UDP_REPLIED_SECS: u32 = 180;
-/// Both entries are written within one packet, so one alone is left from a failed insert.
+/// Both entries are written within one packet, so one alone is left from a failed insert or from
+/// UDP that has chosen another backend, whose last answers are under way no longer.
 const UNPAIRED_SECS: u32 = 60;
 
 /// Entries looked at in one step, about 5 ms of work.
@@ -169,7 +172,7 @@ fn sweep<A: Copy>(
     stopped: &Receiver<()>,
 ) -> Result<u64, DatapathError>
 where
-    ConnKey<A>: bytemuck::Pod,
+    ConnKey<A>: bytemuck::Pod + PartialEq,
     Conn<A>: bytemuck::Pod,
 {
     let mut done = Vec::new();
@@ -204,89 +207,97 @@ where
     Ok(removed)
 }
 
-/// Removes one flow if it has still ended.
+/// Where entries are looked up and removed.
+trait Entries<A> {
+    fn lookup(&self, key: &ConnKey<A>) -> Result<Option<Conn<A>>, DatapathError>;
+    fn remove(&mut self, key: &ConnKey<A>) -> Result<(), DatapathError>;
+}
+
+impl<A> Entries<A> for Flows<A>
+where
+    ConnKey<A>: bytemuck::Pod,
+    Conn<A>: bytemuck::Pod,
+{
+    fn lookup(&self, key: &ConnKey<A>) -> Result<Option<Conn<A>>, DatapathError> {
+        Self::lookup(self, key)
+    }
+
+    fn remove(&mut self, key: &ConnKey<A>) -> Result<(), DatapathError> {
+        Self::remove(self, key)
+    }
+}
+
+/// What is under an entry's pair key, if it is its pair: after UDP has chosen another backend, the
+/// old reply entry leads to the new request entry, which leads elsewhere.
+fn pair_of<A: Copy>(
+    key: &ConnKey<A>,
+    conn: &Conn<A>,
+    found: Option<Conn<A>>,
+) -> Option<(ConnKey<A>, Conn<A>)>
+where
+    ConnKey<A>: PartialEq,
+{
+    let pair_key = conn.pair_key(key);
+    found
+        .filter(|pair| pair.pair_key(&pair_key) == *key)
+        .map(|pair| (pair_key, pair))
+}
+
+/// Removes one flow if it has still ended; false when nothing was removed.
 fn remove_done<A: Copy>(
-    flows: &mut Flows<A>,
+    flows: &mut impl Entries<A>,
     key: &ConnKey<A>,
     now: u32,
     hz: u32,
 ) -> Result<bool, DatapathError>
 where
-    ConnKey<A>: bytemuck::Pod,
-    Conn<A>: bytemuck::Pod,
+    ConnKey<A>: PartialEq,
 {
     // Gone already when its pair came first.
     let Some(conn) = flows.lookup(key)? else {
         return Ok(false);
     };
-    let pair_key = conn.pair_key(key);
-    let pair = flows.lookup(&pair_key)?;
-    if !is_done(key, &conn, pair.as_ref(), now, hz) {
+    let pair = pair_of(key, &conn, flows.lookup(&conn.pair_key(key))?);
+    if !is_done(key, &conn, pair.as_ref().map(|(_, pair)| pair), now, hz) {
         return Ok(false);
     }
-    flows.remove(key)?;
-    if pair.is_some() {
-        flows.remove(&pair_key)?;
+    let Some(pair) = pair else {
+        return remove_unused(flows, &(*key, conn));
+    };
+    // ORDER: the request first, so that none is left without its reply entry.
+    let (request, reply) = if key.direction == Direction::Request as u8 {
+        ((*key, conn), pair)
+    } else {
+        (pair, (*key, conn))
+    };
+    // An answer meanwhile is life of the request as well.
+    if !is_unused(flows, &reply)? || !remove_unused(flows, &request)? {
+        return Ok(false);
     }
+    remove_unused(flows, &reply)?;
     Ok(true)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use lb_common::abi::Direction;
-
-    const REPLIED: u8 = ConnState::REPLIED;
-
-    #[test]
-    fn each_state_has_its_own_timeout() {
-        let over = REPLIED | ConnState::CLOSED;
-        for (protocol, state, timeout_secs) in [
-            (proto::TCP, 0, TCP_HALF_OPEN_SECS),
-            (proto::TCP, REPLIED, TCP_ESTABLISHED_SECS),
-            (
-                proto::TCP,
-                REPLIED | ConnState::FIN_REQUEST,
-                TCP_ESTABLISHED_SECS,
-            ),
-            (proto::TCP, over, TCP_OVER_SECS),
-            (proto::TCP, ConnState::RESET, TCP_OVER_SECS),
-            (proto::UDP, 0, UDP_UNREPLIED_SECS),
-            (proto::UDP, REPLIED, UDP_REPLIED_SECS),
-        ] {
-            assert!(!is_expired(protocol, state, timeout_secs));
-            assert!(is_expired(protocol, state, timeout_secs + 1));
-        }
-    }
-
-    #[test]
-    fn ages_are_right_across_the_end_of_the_counter_and_never_negative() {
-        assert_eq!(age_secs(5_000, 2_000, 1_000), 3);
-        assert_eq!(age_secs(1_000, u32::MAX - 999, 1_000), 2);
-        assert_eq!(age_secs(1_000, 1_250, 250), 0);
-        assert_eq!(age_secs(1_000, 0, 0), 1_000);
-    }
-
-    #[test]
-    fn the_younger_direction_keeps_a_flow_alive() {
-        let key = ConnKey::new(
-            ([10, 0, 0, 9], 1),
-            ([10, 0, 1, 1], 53),
-            proto::UDP,
-            Direction::Request,
-        );
-        let seen = |last_seen| {
-            let mut conn = Conn::new(([10, 0, 0, 5], 53), 1, last_seen);
-            conn.reply_seen = REPLIED;
-            conn
-        };
-        let (old, young) = (seen(0), seen(UDP_REPLIED_SECS));
-        let now = UDP_REPLIED_SECS + 2;
-        assert!(is_done(&key, &old, Some(&old), now, 1));
-        assert!(!is_done(&key, &old, Some(&young), now, 1));
-        assert!(!is_done(&key, &young, Some(&old), now, 1));
-        let alone = seen(now - UNPAIRED_SECS);
-        assert!(!is_done(&key, &alone, None, now, 1));
-        assert!(is_done(&key, &alone, None, now + 1, 1));
-    }
+/// True when an entry is there as it was read before.
+fn is_unused<A: Copy>(
+    flows: &impl Entries<A>,
+    (key, conn): &(ConnKey<A>, Conn<A>),
+) -> Result<bool, DatapathError> {
+    let now = flows.lookup(key)?;
+    Ok(now.is_some_and(|now| now.last_seen == conn.last_seen))
 }
+
+fn remove_unused<A: Copy>(
+    flows: &mut impl Entries<A>,
+    entry: &(ConnKey<A>, Conn<A>),
+) -> Result<bool, DatapathError> {
+    let unused = is_unused(flows, entry)?;
+    if unused {
+        flows.remove(&entry.0)?;
+    }
+    Ok(unused)
+}
+
+#[cfg(test)]
+#[path = "sweep_tests.rs"]
+mod tests;

@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! When flows end, what is a pair, and what happens to flows that come back to life meanwhile.
+//!
+//! **Invariant:** the tables in memory answer like the kernel's, between two reads of which packets
+//! may come.
+
+use std::cell::{Cell, RefCell};
+
+use super::*;
+
+const REPLIED: u8 = ConnState::REPLIED;
+const CLIENT: [u8; 4] = [10, 0, 0, 9];
+const FRONTEND: [u8; 4] = [10, 0, 1, 1];
+const OLD: [u8; 4] = [10, 0, 0, 5];
+const NEW: [u8; 4] = [10, 0, 0, 6];
+
+type Key = ConnKey<[u8; 4]>;
+type Entry = Conn<[u8; 4]>;
+
+/// Entries in memory, one of which may be used at some read.
+#[derive(Default)]
+struct Memory {
+    entries: RefCell<Vec<(Key, Entry)>>,
+    reads: Cell<usize>,
+    use_at: Option<(usize, Key, u32)>,
+}
+
+impl Memory {
+    fn put(&mut self, (key, conn): (Key, Entry)) {
+        self.entries.get_mut().push((key, conn));
+    }
+
+    fn has(&self, key: &Key) -> bool {
+        self.entries.borrow().iter().any(|(k, _)| k == key)
+    }
+}
+
+impl Entries<[u8; 4]> for Memory {
+    fn lookup(&self, key: &Key) -> Result<Option<Entry>, DatapathError> {
+        let mut entries = self.entries.borrow_mut();
+        if let Some((read, used, now)) = self.use_at
+            && read == self.reads.get()
+        {
+            for (_, conn) in entries.iter_mut().filter(|(k, _)| *k == used) {
+                conn.last_seen = now;
+            }
+        }
+        self.reads.set(self.reads.get() + 1);
+        let found = entries.iter().find(|(k, _)| k == key);
+        Ok(found.map(|(_, conn)| *conn))
+    }
+
+    fn remove(&mut self, key: &Key) -> Result<(), DatapathError> {
+        self.entries.get_mut().retain(|(k, _)| k != key);
+        Ok(())
+    }
+}
+
+/// The request entry of the client's flow to `backend`.
+fn request(backend: [u8; 4], last_seen: u32) -> (Key, Entry) {
+    let key = ConnKey::new(
+        (CLIENT, 4000),
+        (FRONTEND, 53),
+        proto::UDP,
+        Direction::Request,
+    );
+    let mut conn = Conn::new((backend, 53), 4000, last_seen);
+    conn.reply_seen = REPLIED;
+    (key, conn)
+}
+
+/// Its reply entry.
+fn reply(backend: [u8; 4], last_seen: u32) -> (Key, Entry) {
+    let (key, conn) = request(backend, last_seen);
+    let mut reply = Conn::new((FRONTEND, 53), 4000, last_seen);
+    reply.reply_seen = REPLIED;
+    (conn.pair_key(&key), reply)
+}
+
+#[test]
+fn each_state_has_its_own_timeout() {
+    let over = REPLIED | ConnState::CLOSED;
+    for (protocol, state, timeout_secs) in [
+        (proto::TCP, 0, TCP_HALF_OPEN_SECS),
+        (proto::TCP, REPLIED, TCP_ESTABLISHED_SECS),
+        (
+            proto::TCP,
+            REPLIED | ConnState::FIN_REQUEST,
+            TCP_ESTABLISHED_SECS,
+        ),
+        (proto::TCP, over, TCP_OVER_SECS),
+        (proto::TCP, ConnState::RESET, TCP_OVER_SECS),
+        (proto::UDP, 0, UDP_UNREPLIED_SECS),
+        (proto::UDP, REPLIED, UDP_REPLIED_SECS),
+    ] {
+        assert!(!is_expired(protocol, state, timeout_secs));
+        assert!(is_expired(protocol, state, timeout_secs + 1));
+    }
+}
+
+#[test]
+fn ages_are_right_across_the_end_of_the_counter_and_never_negative() {
+    assert_eq!(age_secs(5_000, 2_000, 1_000), 3);
+    assert_eq!(age_secs(1_000, u32::MAX - 999, 1_000), 2);
+    assert_eq!(age_secs(1_000, 1_250, 250), 0);
+    assert_eq!(age_secs(1_000, 0, 0), 1_000);
+}
+
+#[test]
+fn the_younger_direction_keeps_a_flow_alive() {
+    let key = ConnKey::new(
+        ([10, 0, 0, 9], 1),
+        ([10, 0, 1, 1], 53),
+        proto::UDP,
+        Direction::Request,
+    );
+    let seen = |last_seen| {
+        let mut conn = Conn::new(([10, 0, 0, 5], 53), 1, last_seen);
+        conn.reply_seen = REPLIED;
+        conn
+    };
+    let (old, young) = (seen(0), seen(UDP_REPLIED_SECS));
+    let now = UDP_REPLIED_SECS + 2;
+    assert!(is_done(&key, &old, Some(&old), now, 1));
+    assert!(!is_done(&key, &old, Some(&young), now, 1));
+    assert!(!is_done(&key, &young, Some(&old), now, 1));
+    let alone = seen(now - UNPAIRED_SECS);
+    assert!(!is_done(&key, &alone, None, now, 1));
+    assert!(is_done(&key, &alone, None, now + 1, 1));
+}
+
+#[test]
+fn the_old_reply_entry_goes_alone_while_its_flow_lives_with_another_backend() {
+    let now = 10_000;
+    let (stale, living) = (reply(OLD, 0), request(NEW, now));
+    let mut flows = Memory::default();
+    for entry in [stale, living, reply(NEW, now)] {
+        flows.put(entry);
+    }
+    assert!(remove_done(&mut flows, &stale.0, now, 1).unwrap());
+    assert!(!flows.has(&stale.0));
+    assert!(flows.has(&living.0) && flows.has(&reply(NEW, now).0));
+}
+
+#[test]
+fn a_request_entry_stays_when_a_stale_reply_entry_leads_to_it() {
+    // Old enough to end with a reply entry, were it its pair, and too young to end alone.
+    let now = 10_000;
+    let (mut stale, mut living) = (reply(OLD, 0), request(NEW, now - UDP_UNREPLIED_SECS - 1));
+    (stale.1.reply_seen, living.1.reply_seen) = (0, 0);
+    let mut flows = Memory::default();
+    flows.put(stale);
+    flows.put(living);
+    assert!(remove_done(&mut flows, &stale.0, now, 1).unwrap());
+    assert!(flows.has(&living.0));
+    assert!(!remove_done(&mut flows, &living.0, now, 1).unwrap());
+}
+
+#[test]
+fn a_flow_that_is_used_while_it_is_being_removed_keeps_its_entries() {
+    let now = 10_000;
+    let (request, reply) = (request(OLD, 0), reply(OLD, 0));
+    for first in [request.0, reply.0] {
+        // Reads: the entry, its pair, the reply again, the request again.
+        for read in 2..=3 {
+            let used = [reply.0, request.0][read - 2];
+            let mut flows = Memory {
+                use_at: Some((read, used, now)),
+                ..Memory::default()
+            };
+            flows.put(request);
+            flows.put(reply);
+            assert!(!remove_done(&mut flows, &first, now, 1).unwrap());
+            assert!(flows.has(&request.0) && flows.has(&reply.0));
+        }
+        let mut flows = Memory::default();
+        flows.put(request);
+        flows.put(reply);
+        assert!(remove_done(&mut flows, &first, now, 1).unwrap());
+        assert!(!flows.has(&request.0) && !flows.has(&reply.0));
+    }
+}
+
+#[test]
+fn a_reply_entry_that_is_used_after_its_request_entry_has_gone_stays() {
+    let now = 10_000;
+    let (request, reply) = (request(OLD, 0), reply(OLD, 0));
+    let mut flows = Memory {
+        use_at: Some((4, reply.0, now)),
+        ..Memory::default()
+    };
+    flows.put(request);
+    flows.put(reply);
+    assert!(remove_done(&mut flows, &request.0, now, 1).unwrap());
+    assert!(flows.has(&reply.0));
+}
