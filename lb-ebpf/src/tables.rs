@@ -59,6 +59,8 @@ pub trait Tables<F: Family> {
     fn touch_conn(&mut self, key: &ConnKey<F::Addr>, now: u32);
     /// Adds bits of `ConnState`, seen in packets of the direction `by`, to an entry.
     fn mark_conn(&mut self, key: &ConnKey<F::Addr>, by: Direction, bits: u8);
+    /// Takes bits that `mark_conn` added away.
+    fn unmark_conn(&mut self, key: &ConnKey<F::Addr>, by: Direction, bits: u8);
     /// Writes the next hop of a request entry.
     fn set_next_hop(&mut self, key: &ConnKey<F::Addr>, address: [u8; 6]);
 

@@ -142,7 +142,7 @@ impl World {
 impl<F: Host> Tables<F> for World {
     #[inline(always)]
     fn frontend(&self, key: &FrontendKey<F::Addr>) -> Option<&Frontend> {
-        // SAFETY: written by the agent only; a torn read is caught by the service check.
+        // SAFETY: written by the agent only, which replaces elements as a whole.
         unsafe { F::frontends().get(key) }
     }
 
@@ -158,7 +158,9 @@ impl<F: Host> Tables<F> for World {
         reason = "the helper takes the key by address"
     )]
     fn backend(&self, id: u32) -> Option<&Backend<F::Addr>> {
-        // SAFETY: written by the agent only; a torn read is caught by the service check.
+        // SAFETY: written by the agent only, which replaces elements as a whole. An element that
+        // is removed while it is read may be used anew within nanoseconds; the service is checked
+        // on the copy, which catches all but another backend of the same service.
         unsafe { F::backends().get(&id) }
     }
 
@@ -172,7 +174,9 @@ impl<F: Host> Tables<F> for World {
 
     #[inline(always)]
     fn conn(&self, key: &ConnKey<F::Addr>) -> Option<&Conn<F::Addr>> {
-        // SAFETY: fields that change after insertion are words or written by one direction.
+        // SAFETY: fields that change after insertion are words or written by one direction. An
+        // element that is removed while it is read may be used anew within nanoseconds: only
+        // flows that have been silent for their whole timeout are removed under a reader.
         unsafe { F::conns().get(key) }
     }
 
@@ -211,11 +215,26 @@ impl<F: Host> Tables<F> for World {
     #[inline(always)]
     fn mark_conn(&mut self, key: &ConnKey<F::Addr>, by: Direction, bits: u8) {
         if let Some(conn) = F::conns().get_ptr_mut(key) {
-            // SAFETY: a byte of a valid element, written by packets of one direction only.
+            // SAFETY: a byte of a valid element, written by packets of one direction only. Two of
+            // them on two CPUs can lose one bit: a FIN then goes unnoticed, and the flow is swept
+            // by its longer timeout.
             unsafe {
                 match by {
                     Direction::Request => (*conn).request_seen |= bits,
                     Direction::Reply => (*conn).reply_seen |= bits,
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn unmark_conn(&mut self, key: &ConnKey<F::Addr>, by: Direction, bits: u8) {
+        if let Some(conn) = F::conns().get_ptr_mut(key) {
+            // SAFETY: as in `mark_conn`.
+            unsafe {
+                match by {
+                    Direction::Request => (*conn).request_seen &= !bits,
+                    Direction::Reply => (*conn).reply_seen &= !bits,
                 }
             }
         }

@@ -107,6 +107,17 @@ fn note<F: Family, T: Tables<F>>(
         tables.mark_conn(key, by, bits);
         tables.mark_conn(other_key, by, bits);
     }
+    let seen = match by {
+        Direction::Request => conn.request_seen,
+        Direction::Reply => conn.reply_seen,
+    };
+    // Who resets a connection says nothing more: the RST was not his, or was ignored for being
+    // out of the window (RFC 5961), and the connection lives.
+    if seen & ConnState::RESET != 0 && bits & ConnState::RESET == 0 {
+        *other_key = conn.pair_key(key);
+        tables.unmark_conn(key, by, ConnState::RESET);
+        tables.unmark_conn(other_key, by, ConnState::RESET);
+    }
     let now = tables.now();
     if now.wrapping_sub(conn.last_seen) >= tables.ticks_per_second() {
         tables.touch_conn(key, now);

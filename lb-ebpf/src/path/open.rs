@@ -41,7 +41,7 @@ pub(super) fn open<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::A
         });
     }
     let position = select::select_position(tables, work);
-    let mut hairpin = false;
+    let mut others = false;
     let mut attempt = 0;
     while attempt < ATTEMPTS {
         let own_port = attempt < BACKEND_ATTEMPTS && attempt < u32::from(work.frontend.count);
@@ -49,9 +49,9 @@ pub(super) fn open<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::A
         attempt += 1;
         // Reaching itself needs SNAT; another backend serves as well.
         if work.backend.address.words() == work.packet.source.words() {
-            hairpin = true;
             continue;
         }
+        others = true;
         let client_port = if own_port {
             work.packet.source_port
         } else {
@@ -65,10 +65,10 @@ pub(super) fn open<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::A
             return Ok(flow::forward(tables, work));
         }
     }
-    Err(if hairpin && work.frontend.count == 1 {
-        Reason::Hairpin
-    } else {
+    Err(if others {
         Reason::NoSourcePort
+    } else {
+        Reason::Hairpin
     })
 }
 
@@ -190,16 +190,24 @@ fn take_over<F: Family, T: Tables<F>>(
     };
     let over = ConnState::is_over(existing.state());
     work.other_key = existing.pair_key(&work.reply_key);
-    if work.other_key != work.request_key {
-        if !over {
-            return Ok(false);
-        }
-        tables.remove_conn(&work.other_key);
+    if work.other_key == work.request_key {
+        return match tables.replace_conn(&work.reply_key, &work.reply) {
+            Ok(()) => Ok(true),
+            Err(_) => Err(Reason::ConnectionsFull),
+        };
     }
-    tables
-        .replace_conn(&work.reply_key, &work.reply)
-        .map_err(|_| Reason::ConnectionsFull)?;
-    Ok(true)
+    if !over {
+        return Ok(false);
+    }
+    // The place of the flow that ended is claimed like a free one, since another CPU may want it
+    // for yet another flow.
+    tables.remove_conn(&work.other_key);
+    tables.remove_conn(&work.reply_key);
+    match tables.insert_conn(&work.reply_key, &work.reply) {
+        Ok(()) => Ok(true),
+        Err(InsertError::Exists) => Ok(false),
+        Err(InsertError::Full) => Err(Reason::ConnectionsFull),
+    }
 }
 
 /// Another packet of the same flow was faster on another CPU: its choice holds.

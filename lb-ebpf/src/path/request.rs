@@ -71,7 +71,7 @@ fn may_continue<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr
     let current = work.packet.proto == proto::TCP
         || (work.request.generation == work.frontend.generation
             && work.request.service == work.frontend.service);
-    if alive && current && !over {
+    if alive && current && !over && has_reply(tables, work) {
         return true;
     }
     if !over {
@@ -85,6 +85,22 @@ fn may_continue<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr
         tables.remove_conn(&work.other_key);
     }
     false
+}
+
+/// Whether the reply entry of the flow in `work.request` is there, without which the client would
+/// get replies from the backend's own address. Entries come and go in pairs, but not in one step:
+/// the agent may sweep the old flow of a tuple at the moment when its new one begins.
+///
+/// A datagram looks only when `last_seen` is due as well, once a second and not every time.
+#[inline(always)]
+fn has_reply<F: Family, T: Tables<F>>(tables: &T, work: &mut Work<F::Addr>) -> bool {
+    let age = tables.now().wrapping_sub(work.request.last_seen);
+    if work.packet.proto == proto::UDP && age < tables.ticks_per_second() {
+        return true;
+    }
+    work.other_key = work.request.pair_key(&work.request_key);
+    let reply = tables.conn(&work.other_key);
+    reply.is_some_and(|reply| reply.pair_key(&work.other_key) == work.request_key)
 }
 
 /// A packet that is for no frontend. It matters only when a flow through a frontend has the very

@@ -71,10 +71,7 @@ fn load_backend<F: Family, T: Tables<F>>(
     let Some(backend) = tables.backend(id) else {
         return Ok(false);
     };
-    if backend.service != work.frontend.service {
-        return Ok(false);
-    }
     work.backend.take_over(backend);
     work.backend_id = id;
-    Ok(true)
+    Ok(work.backend.service == work.frontend.service)
 }

@@ -8,7 +8,7 @@ use lb_common::abi::{ConnKey, Direction};
 use lb_common::{Reason, V4, V6};
 
 use super::world::{BACKENDS, CLIENTS, Made, TARGET, World};
-use crate::packet::tcp::{ACK, SYN};
+use crate::packet::tcp::{ACK, RST, SYN};
 
 fn two_frontends_with_one_common_backend<F: Made>(proto: u8) {
     let mut world = World::<F>::new();
@@ -123,6 +123,62 @@ fn when_every_port_that_is_tried_is_taken_the_flow_is_refused_and_counted() {
     assert_eq!(
         world.request(client, third, TCP, SYN),
         Err(Reason::NoSourcePort)
+    );
+    world.assert_paired();
+}
+
+/// The same first packet on two CPUs at once; the other one wins at `moment`.
+fn two_cpus<F: Made>(pods: &[u8], moment: Direction) {
+    let mut world = World::<F>::new();
+    let frontend = world.service(1, UDP, pods);
+    let client = (F::address(CLIENTS, 1), 40_000);
+    let mut other = world.clone();
+    let first = other.request(client, frontend, UDP, 0).unwrap();
+    world.cursors = other.cursors.clone();
+    world.race = Some((moment, other.conns));
+    assert_eq!(world.request(client, frontend, UDP, 0), Ok(first));
+    assert!(world.race.is_none());
+    assert_eq!(world.conns.len(), 2, "nothing of the slower one is left");
+    assert_eq!(
+        world.reply(first.1, first.0, UDP, 0),
+        Ok((frontend, client))
+    );
+    assert_eq!(world.request(client, frontend, UDP, 0), Ok(first));
+    world.assert_paired();
+}
+
+#[test]
+fn one_flow_on_two_cpus_has_one_backend_and_one_pair_of_entries() {
+    for moment in [Direction::Request, Direction::Reply] {
+        for pods in [&[1][..], &[1, 2]] {
+            two_cpus::<V4>(pods, moment);
+            two_cpus::<V6>(pods, moment);
+        }
+    }
+}
+
+#[test]
+fn two_flows_that_take_over_one_ended_tuple_at_once_get_one_each() {
+    let mut world = World::<V4>::new();
+    let ended = world.service(1, TCP, &[1]);
+    let second = world.service(2, TCP, &[1]);
+    let third = world.service(3, TCP, &[1]);
+    let client = (V4::address(CLIENTS, 1), 40_000);
+    world.request(client, ended, TCP, SYN).unwrap();
+    world.request(client, ended, TCP, RST).unwrap();
+    let mut other = world.clone();
+    let fast = other.request(client, third, TCP, SYN).unwrap();
+    // The first try to insert finds the ended flow, the second one the other CPU's.
+    world.race_after(1, other.conns);
+    let slow = world.request(client, second, TCP, SYN).unwrap();
+    assert_ne!(slow.0, fast.0);
+    assert_eq!(
+        world.reply(fast.1, fast.0, TCP, SYN | ACK),
+        Ok((third, client))
+    );
+    assert_eq!(
+        world.reply(slow.1, slow.0, TCP, SYN | ACK),
+        Ok((second, client))
     );
     world.assert_paired();
 }

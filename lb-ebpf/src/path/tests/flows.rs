@@ -4,7 +4,7 @@
 //! **Invariant:** a test names the flow's packets in the order they would be on the wire.
 
 use lb_common::abi::proto::{TCP, UDP};
-use lb_common::abi::{FrontendFlags, Hop, SlotKey};
+use lb_common::abi::{ConnState, Direction, FrontendFlags, Hop, SlotKey};
 use lb_common::{Reason, V4, V6};
 
 use super::world::{BACKENDS, CLIENTS, FRONTENDS, Made, TARGET, World};
@@ -38,6 +38,9 @@ both! {
     a_lookup_between_two_writes_reads_the_frontend_again
     a_broken_table_is_a_counted_drop
     full_connection_table_leaves_no_half_flow
+    a_request_entry_without_its_reply_entry_is_made_anew
+    a_reset_that_was_ignored_does_not_end_the_flow
+    a_client_that_is_every_backend_is_refused_as_a_hairpin
     backend_that_is_the_client_itself_is_passed_over_or_refused
     bridged_backend_gets_its_link_layer_address_when_it_is_known
 }
@@ -265,6 +268,55 @@ mod case {
             );
             assert!(world.conns.is_empty());
         }
+    }
+
+    pub(super) fn a_request_entry_without_its_reply_entry_is_made_anew<F: Made>() {
+        for proto in [TCP, UDP] {
+            let mut world = World::<F>::new();
+            let frontend = world.service(1, proto, &[1]);
+            let client = (F::address(CLIENTS, 1), 40_000);
+            let (_, backend) = world.request(client, frontend, proto, SYN).unwrap();
+            world
+                .conns
+                .retain(|key, _| key.direction == Direction::Request as u8);
+            world.now = 250;
+            world.request(client, frontend, proto, SYN).unwrap();
+            assert_eq!(
+                world.reply(backend, client, proto, SYN | ACK),
+                Ok((frontend, client))
+            );
+            world.assert_paired();
+        }
+    }
+
+    pub(super) fn a_reset_that_was_ignored_does_not_end_the_flow<F: Made>() {
+        let mut world = World::<F>::new();
+        let frontend = world.service(1, TCP, &[1, 2]);
+        let client = (F::address(CLIENTS, 1), 40_000);
+        let (_, backend) = world.request(client, frontend, TCP, SYN).unwrap();
+        world.reply(backend, client, TCP, SYN | ACK).unwrap();
+        let over = |world: &World<F>| {
+            world
+                .conns
+                .values()
+                .map(|conn| ConnState::is_over(conn.state()))
+                .collect::<Vec<_>>()
+        };
+        for (mine, theirs) in [(RST, ACK), (ACK, RST)] {
+            world.request(client, frontend, TCP, mine).unwrap();
+            world.reply(backend, client, TCP, theirs).unwrap();
+            assert_eq!(over(&world), [true, true]);
+            world.request(client, frontend, TCP, ACK).unwrap();
+            world.reply(backend, client, TCP, ACK).unwrap();
+            assert_eq!(over(&world), [false, false]);
+        }
+    }
+
+    pub(super) fn a_client_that_is_every_backend_is_refused_as_a_hairpin<F: Made>() {
+        let mut world = World::<F>::new();
+        let frontend = world.service(1, TCP, &[1, 1]);
+        let own = (F::address(BACKENDS, 1), 40_000);
+        assert_eq!(world.request(own, frontend, TCP, SYN), Err(Reason::Hairpin));
     }
 
     pub(super) fn backend_that_is_the_client_itself_is_passed_over_or_refused<F: Made>() {

@@ -50,11 +50,15 @@ pub(super) type End<F> = (<F as Family>::Addr, u16);
 /// What came out of a hook: the tuple as it is then, or why the packet was dropped.
 pub(super) type Outcome<F> = Result<(End<F>, End<F>), Reason>;
 
+/// A connection table.
+pub(super) type Conns<F> = BTreeMap<ConnKey<<F as Family>::Addr>, Conn<<F as Family>::Addr>>;
+
+#[derive(Clone)]
 pub(super) struct World<F: Made> {
     pub(super) frontends: BTreeMap<FrontendKey<F::Addr>, Frontend>,
     pub(super) slots: BTreeMap<SlotKey, u32>,
     pub(super) backends: BTreeMap<u32, Backend<F::Addr>>,
-    pub(super) conns: BTreeMap<ConnKey<F::Addr>, Conn<F::Addr>>,
+    pub(super) conns: Conns<F>,
     pub(super) cursors: BTreeMap<u32, Cursor>,
     pub(super) room: usize,
     pub(super) now: u32,
@@ -63,6 +67,10 @@ pub(super) struct World<F: Made> {
     pub(super) next_hop: NextHop,
     pub(super) counts: BTreeMap<Reason, u32>,
     pub(super) writes: u32,
+    /// What another CPU inserts just before our next request entry, or reply entry.
+    pub(super) race: Option<(Direction, Conns<F>)>,
+    /// Inserts to let pass before that.
+    race_delay: u32,
     random: u32,
 }
 
@@ -81,6 +89,8 @@ impl<F: Made> World<F> {
             next_hop: NextHop::Routed,
             counts: BTreeMap::new(),
             writes: 0,
+            race: None,
+            race_delay: 0,
             random: 1,
         }
     }
@@ -110,6 +120,12 @@ impl<F: Made> World<F> {
         };
         self.frontends.insert(key, frontend);
         (key.address, key.port)
+    }
+
+    /// Another CPU inserts `conns` just before our reply entry, after `delay` tries of ours.
+    pub(super) fn race_after(&mut self, delay: u32, conns: Conns<F>) {
+        self.race = Some((Direction::Reply, conns));
+        self.race_delay = delay;
     }
 
     pub(super) fn count(&self, reason: Reason) -> u32 {
@@ -204,6 +220,14 @@ impl<F: Made> Tables<F> for World<F> {
         key: &ConnKey<F::Addr>,
         conn: &Conn<F::Addr>,
     ) -> Result<(), InsertError> {
+        if let Some((direction, conns)) = self.race.take() {
+            if key.direction == direction as u8 && self.race_delay == 0 {
+                self.conns.extend(conns);
+            } else {
+                self.race_delay = self.race_delay.saturating_sub(1);
+                self.race = Some((direction, conns));
+            }
+        }
         if self.conns.contains_key(key) {
             return Err(InsertError::Exists);
         }
@@ -232,6 +256,15 @@ impl<F: Made> Tables<F> for World<F> {
             match by {
                 Direction::Request => conn.request_seen |= bits,
                 Direction::Reply => conn.reply_seen |= bits,
+            }
+        }
+    }
+    fn unmark_conn(&mut self, key: &ConnKey<F::Addr>, by: Direction, bits: u8) {
+        self.writes += 1;
+        if let Some(conn) = self.conns.get_mut(key) {
+            match by {
+                Direction::Request => conn.request_seen &= !bits,
+                Direction::Reply => conn.reply_seen &= !bits,
             }
         }
     }
