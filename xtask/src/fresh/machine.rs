@@ -54,10 +54,11 @@ const PASSED_PREFIXES: [&str; 4] = [
     "CARGO_REGISTRIES_",
     "CARGO_SOURCE_",
 ];
-/// Mounts what every machine has, then becomes the command. `$1` is the root, `$2` the command. The
+/// Mounts what every machine has (a root that is a mount, too), then becomes the command. `$1` is the root, `$2` the command. The
 /// shell stays the first process of its namespace, so that interrupts reach the command.
 const ENTER: &str = r#"
 set -e
+mount --bind "$1" "$1"
 mount -t proc proc "$1/proc"
 mount -t sysfs sys "$1/sys"
 mount --rbind /dev "$1/dev"
