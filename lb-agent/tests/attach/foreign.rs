@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Programs of others on the same device, before and after ours, with TCX and with clsact.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
 use aya::programs::tc::{NlOptions, TcAttachOptions, qdisc_add_clsact};
 use aya::programs::{LinkOrder, TcAttachType};
-use lb_agent::datapath::DatapathConfig;
+use lb_agent::datapath::{DatapathConfig, KernelTables};
+use lb_agent::model::tables::{Op, TableOp};
+use lb_agent::tables::Tables as _;
+use lb_common::abi::{Backend, BackendState, Frontend, FrontendKey, SlotKey};
 
 use crate::support::{Agent, Counter, Pod, filters, on_a_node, reach, socket, tcx, wait_until};
 
@@ -14,12 +18,50 @@ const PACKETS: u64 = 200;
 const DEVICE: &str = "pod0";
 const POD: &str = "10.244.0.5";
 const GATEWAY: &str = "10.244.0.1";
+const BACKEND: [u8; 4] = [10, 244, 0, 6];
+const SERVICE: ([u8; 4], u16) = ([10, 96, 0, 1], 80);
 
-/// Sends packets to the pod and back; every counter must see all that its hook had.
-fn exchange(pod: &Pod, ingress: &[&Counter], egress: &[&Counter]) {
-    let before = |counters: &[&Counter]| counters.iter().map(|c| c.count()).collect::<Vec<_>>();
-    let (ingress_before, egress_before) = (before(ingress), before(egress));
-    let echo = pod.run(|| {
+/// A pod under [`DEVICE`], whose packets are counted, and one that is a backend.
+struct Pods {
+    client: Pod,
+    backend: Pod,
+}
+
+impl Pods {
+    fn new() -> Self {
+        std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
+        Self {
+            client: Pod::routed(DEVICE, POD, GATEWAY),
+            backend: Pod::routed("pod1", "10.244.0.6", GATEWAY),
+        }
+    }
+}
+
+/// Writes a Service over UDP whose only backend is the other pod.
+fn publish(bpffs: &Path) {
+    let (address, port) = SERVICE;
+    let backend = Backend::new(1, 1, BACKEND, 7777, BackendState::Active);
+    let frontend = Frontend {
+        service: 1,
+        count: 1,
+        ..Frontend::default()
+    };
+    let mut tables = KernelTables::open(bpffs).unwrap();
+    for op in [
+        Op::V4(TableOp::PutBackend(1, backend)),
+        Op::PutSlot(SlotKey::main(1, 0), 1),
+        Op::V4(TableOp::PutFrontend(
+            FrontendKey::new(address, port, 17),
+            frontend,
+        )),
+    ] {
+        tables.apply(&op).unwrap();
+    }
+}
+
+/// Sends packets straight to the pod and back, which ours only passes.
+fn direct(pods: &Pods) {
+    let echo = pods.client.run(|| {
         let echo = socket(POD, Duration::from_secs(10));
         let mut buffer = [0; 16];
         while let Ok((length, from)) = echo.recv_from(&mut buffer) {
@@ -37,14 +79,46 @@ fn exchange(pod: &Pod, ingress: &[&Counter], egress: &[&Counter]) {
     }
     node.send(b"end").unwrap();
     echo.join().unwrap();
-    for (counters, before) in [(ingress, ingress_before), (egress, egress_before)] {
-        let seen: Vec<_> = counters
-            .iter()
-            .zip(before)
-            .map(|(counter, before)| counter.count() - before)
-            .collect();
-        assert!(seen[0] >= PACKETS, "{seen:?}");
-        assert!(seen.iter().all(|count| *count == seen[0]), "{seen:?}");
+}
+
+/// Sends packets from the pod to the Service and back, each of which ours rewrites.
+fn by_service(pods: &Pods) {
+    let bind = |pod: &Pod, address: &'static str| {
+        let bind = move || socket(address, Duration::from_secs(1));
+        pod.run(bind).join().unwrap()
+    };
+    let (client, backend) = (bind(&pods.client, POD), bind(&pods.backend, "10.244.0.6"));
+    // Connected: it takes answers of the Service only.
+    client.connect(SocketAddr::from(SERVICE)).unwrap();
+    let mut buffer = [0; 16];
+    for _ in 0..PACKETS {
+        client.send(b"hello").unwrap();
+        let (length, from) = backend.recv_from(&mut buffer).unwrap();
+        assert_eq!(from, client.local_addr().unwrap());
+        backend.send_to(&buffer[..length], from).unwrap();
+        assert_eq!(client.recv(&mut buffer).unwrap(), 5);
+    }
+}
+
+/// Every counter must see all that its hook had, whether ours passes or rewrites it.
+fn exchange(pods: &Pods, bpffs: &Path, ingress: &[&Counter], egress: &[&Counter]) {
+    let now = |counters: &[&Counter]| counters.iter().map(|c| c.count()).collect::<Vec<_>>();
+    publish(bpffs);
+    for (what, send) in [("direct", direct as fn(&Pods)), ("by service", by_service)] {
+        let (ingress_before, egress_before) = (now(ingress), now(egress));
+        send(pods);
+        for (counters, before) in [(ingress, ingress_before), (egress, egress_before)] {
+            let seen: Vec<_> = now(counters)
+                .into_iter()
+                .zip(before)
+                .map(|(now, before)| now - before)
+                .collect();
+            assert!(seen[0] >= PACKETS, "{what}: {seen:?}");
+            assert!(
+                seen.iter().all(|count| *count == seen[0]),
+                "{what}: {seen:?}"
+            );
+        }
     }
 }
 
@@ -73,9 +147,9 @@ fn counters(bpffs: &Path) -> [Counter; 4] {
 #[test]
 fn foreign_tcx_programs_before_and_after_ours_see_every_packet() {
     on_a_node(|bpffs| {
-        let pod = Pod::routed(DEVICE, POD, GATEWAY);
+        let pods = Pods::new();
         let agent = Agent::start(DatapathConfig::new(bpffs));
-        assert_eq!(agent.roles(), ["pod0=pod"]);
+        assert_eq!(agent.roles(), ["pod0=pod", "pod1=pod"]);
         let [mut in_before, mut in_after, mut out_before, mut out_after] = counters(bpffs);
         attach_tcx(&mut in_before, TcAttachType::Ingress, LinkOrder::first());
         attach_tcx(&mut in_after, TcAttachType::Ingress, LinkOrder::last());
@@ -87,7 +161,12 @@ fn foreign_tcx_programs_before_and_after_ours_see_every_packet() {
         ] {
             assert_eq!(tcx(DEVICE, hook), ["", ours, ""]);
         }
-        exchange(&pod, &[&in_before, &in_after], &[&out_before, &out_after]);
+        exchange(
+            &pods,
+            bpffs,
+            &[&in_before, &in_after],
+            &[&out_before, &out_after],
+        );
         agent.stop();
     });
 }
@@ -110,7 +189,7 @@ fn ours_is_first_at_ingress_and_last_at_egress_among_tcx_programs_that_were_ther
 #[test]
 fn foreign_clsact_filters_see_every_packet_and_ours_moves_behind_the_one_at_egress() {
     on_a_node(|bpffs| {
-        let pod = Pod::routed(DEVICE, POD, GATEWAY);
+        let pods = Pods::new();
         let agent = Agent::start(DatapathConfig::new(bpffs));
         assert_eq!(tcx(DEVICE, TcAttachType::Egress), ["lb_tc_egress"]);
         let [mut in_before, mut in_after, mut out_before, mut out_after] = counters(bpffs);
@@ -128,7 +207,12 @@ fn foreign_clsact_filters_see_every_packet_and_ours_moves_behind_the_one_at_egre
             "{shown}"
         );
         assert_eq!(tcx(DEVICE, TcAttachType::Ingress), ["", "lb_tc_ingress"]);
-        exchange(&pod, &[&in_before, &in_after], &[&out_before, &out_after]);
+        exchange(
+            &pods,
+            bpffs,
+            &[&in_before, &in_after],
+            &[&out_before, &out_after],
+        );
         // Its filters go with the program, and ours returns to TCX.
         drop(out_after);
         wait_until("ours to return to TCX", || {
@@ -143,7 +227,7 @@ fn foreign_clsact_filters_see_every_packet_and_ours_moves_behind_the_one_at_egre
 #[test]
 fn without_tcx_foreign_filters_before_and_after_ours_see_every_packet() {
     on_a_node(|bpffs| {
-        let pod = Pod::routed(DEVICE, POD, GATEWAY);
+        let pods = Pods::new();
         let mut config = DatapathConfig::new(bpffs);
         config.clsact_only = true;
         let agent = Agent::start(config);
@@ -157,7 +241,12 @@ fn without_tcx_foreign_filters_before_and_after_ours_see_every_packet() {
             assert!(shown.contains(ours), "{shown}");
         }
         assert!(tcx(DEVICE, TcAttachType::Ingress).is_empty());
-        exchange(&pod, &[&in_before, &in_after], &[&out_before, &out_after]);
+        exchange(
+            &pods,
+            bpffs,
+            &[&in_before, &in_after],
+            &[&out_before, &out_after],
+        );
         agent.stop();
     });
 }
