@@ -5,7 +5,9 @@
 //! Read next: the table of maps in the README of `lb-common`.
 #![expect(clippy::unwrap_used, reason = "a test ends at the first failure")]
 
+use lb_common::Reason;
 use lb_lab::Node;
+use serde_json::Value;
 
 /// The programmed tables: everything that only the agent writes.
 pub(crate) const PROGRAMMED: [&str; 5] = [
@@ -16,22 +18,18 @@ pub(crate) const PROGRAMMED: [&str; 5] = [
     "BACKENDS_V6",
 ];
 
-/// Position of the counter `no-backend` in the map `REASONS`.
-pub(crate) const NO_BACKEND: u32 = 0;
-/// How many reasons there are.
-pub(crate) const REASONS: u32 = 11;
+/// What bpftool says in JSON.
+fn bpftool(node: &Node, arguments: &str) -> Value {
+    let text = node.output(&format!("bpftool -j {arguments}")).unwrap();
+    serde_json::from_str(&text).unwrap()
+}
 
 /// The entries of a map, one line of JSON each, sorted.
 pub(crate) fn entries(node: &Node, map: &str) -> Vec<String> {
     let path = node.bpffs().join(map);
-    let text = node.output(&format!("bpftool -j map dump pinned {}", path.display()));
-    let text = text.unwrap();
-    let list = text.trim().trim_start_matches('[').trim_end_matches(']');
-    let mut entries: Vec<_> = list
-        .split("},{\"key\"")
-        .map(|entry| entry.trim_start_matches("{\"key\"").to_owned())
-        .filter(|entry| !entry.is_empty())
-        .collect();
+    let dump = bpftool(node, &format!("map dump pinned {}", path.display()));
+    let entries = dump.as_array().unwrap().iter();
+    let mut entries: Vec<_> = entries.map(Value::to_string).collect();
     entries.sort();
     entries
 }
@@ -42,26 +40,17 @@ pub(crate) fn programmed(node: &Node) -> Vec<(&'static str, Vec<String>)> {
 }
 
 /// A counter, summed over all processors.
-pub(crate) fn reason(node: &Node, number: u32) -> u64 {
+pub(crate) fn reason(node: &Node, reason: Reason) -> u64 {
     let path = node.bpffs().join("REASONS");
-    // Four bytes in the order of the machine; the numbers are small.
-    let [a, b, c, d] = number.to_ne_bytes();
-    let command = format!(
-        "bpftool -j map lookup pinned {} key {a} {b} {c} {d}",
-        path.display()
-    );
-    let text = node.output(&command).unwrap();
-    let formatted = text.split("\"formatted\"").nth(1).unwrap();
-    let values = formatted.split("\"value\":").skip(1);
-    values
-        .map(|value| {
-            let digits = value.find(|c: char| !c.is_ascii_digit()).unwrap();
-            value[..digits].parse::<u64>().unwrap()
-        })
-        .sum()
+    let [a, b, c, d] = (reason as u32).to_ne_bytes();
+    let lookup = format!("map lookup pinned {} key {a} {b} {c} {d}", path.display());
+    let found = bpftool(node, &lookup);
+    let values = found["formatted"]["values"].as_array().unwrap().iter();
+    values.map(|value| value["value"].as_u64().unwrap()).sum()
 }
 
-/// All counters.
-pub(crate) fn reasons(node: &Node) -> Vec<u64> {
-    (0..REASONS).map(|number| reason(node, number)).collect()
+/// The counters that are not zero.
+pub(crate) fn reasons(node: &Node) -> Vec<(Reason, u64)> {
+    let counts = Reason::ALL.iter().map(|&each| (each, reason(node, each)));
+    counts.filter(|(_, count)| *count > 0).collect()
 }

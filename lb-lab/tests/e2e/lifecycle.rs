@@ -9,11 +9,12 @@ use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use lb_common::Reason;
 use lb_lab::{Builder, Host, HttpClient, Lab, LabError, UdpClient};
 
 use crate::cluster::{Cluster, Vip, get, in_default_and_routed, pause, soak};
 use crate::common::can_run;
-use crate::inspect::{self, NO_BACKEND};
+use crate::inspect;
 use crate::load::{
     assert_even, assert_no_failure, assert_no_retransmission, during, sequential, tally,
 };
@@ -254,7 +255,10 @@ fn a_syn_to_a_service_without_endpoints_is_dropped_and_counted() {
             // Today's behaviour, and not what it should be: kube-proxy answers "port
             // unreachable" at once, so that clients need not wait for their own timeout.
             assert_eq!(refused(&client, remote), ErrorKind::TimedOut);
-            assert_eq!(inspect::reason(cluster.node(0), NO_BACKEND), expected);
+            assert_eq!(
+                inspect::reason(cluster.node(0), Reason::NoBackend),
+                expected
+            );
         }
         let leaked = |from: IpAddr, to: IpAddr| {
             vip.remotes()
@@ -271,6 +275,6 @@ fn a_syn_to_a_service_without_endpoints_is_dropped_and_counted() {
         for remote in vip.remotes() {
             assert_eq!(get(&client, remote, "/").text(), "near");
         }
-        assert_eq!(inspect::reason(cluster.node(0), NO_BACKEND), 2);
+        assert_eq!(inspect::reason(cluster.node(0), Reason::NoBackend), 2);
     });
 }
