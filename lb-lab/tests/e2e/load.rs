@@ -79,18 +79,15 @@ pub(crate) fn sequential(client: &Pod, remote: SocketAddr, count: usize) -> Vec<
     client.run(work).unwrap()
 }
 
-/// `count` connections by each of `clients` threads at once, which take the remotes in turn.
+/// `count` connections by each of `clients` threads at once, all to the same remote.
 pub(crate) fn parallel(
     client: &Pod,
-    remotes: [SocketAddr; 2],
+    remote: SocketAddr,
     clients: usize,
     count: usize,
 ) -> Vec<Request> {
     thread::scope(|scope| {
-        let start = |number: usize| {
-            let remote = remotes[number % remotes.len()];
-            scope.spawn(move || sequential(client, remote, count))
-        };
+        let start = |_| scope.spawn(move || sequential(client, remote, count));
         let threads: Vec<_> = (0..clients).map(start).collect();
         threads
             .into_iter()
