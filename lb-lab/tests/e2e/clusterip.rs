@@ -9,9 +9,9 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use lb_lab::{Builder, HttpClient, Lab, Pod};
+use lb_lab::{Builder, HttpClient, Lab, Pod, RuleTool};
 
-use crate::cluster::{CONNECT_MAX, Cluster, Vip, get, own, soak};
+use crate::cluster::{CONNECT_MAX, Cluster, Vip, get, in_default_and_routed, own, soak};
 use crate::common::can_run;
 use crate::load::{
     Request, assert_even, assert_no_failure, assert_no_retransmission, count, datagrams, parallel,
@@ -187,6 +187,15 @@ fn a_thousand_random_choices_are_even_by_chi_square_and_follow_no_order(builder:
     assert_eq!(counts.len(), 3, "{counts:?}");
     let chi_square = chi_square(&counts);
     assert!(chi_square < CHI_SQUARE_MAX, "{chi_square} {counts:?}");
+}
+
+#[test]
+fn both_sides_see_the_addresses_they_should_under_iptables_rules() {
+    in_default_and_routed(|builder| {
+        both_sides_see_the_addresses_they_should_and_every_checksum_is_right(
+            builder.rules(RuleTool::Iptables),
+        );
+    });
 }
 
 #[test]
