@@ -12,7 +12,7 @@ use clap::Args;
 use lb_common::abi::limits;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::AlgorithmName;
 use crate::datapath::{Datapath, DatapathConfig, Patterns};
@@ -201,6 +201,13 @@ impl Service {
         } else {
             self.ready = true;
             info!("ready: everything that is known is in force");
+            let unreadable = self.reconciler.unreadable();
+            if !unreadable.is_empty() {
+                warn!(
+                    "{} cannot be read: what earlier runs left in the tables stays until then",
+                    unreadable.join(", ")
+                );
+            }
             self.supervisor.ready();
         }
     }

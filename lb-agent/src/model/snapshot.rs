@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! How objects arrive, and what planning gets to see of them.
 //!
-//! A source sends one [`Update::Reset`] when its first list is complete, then changes.
+//! A source sends one [`Update::Reset`] when its first list is complete, then changes. When parts
+//! of the first list cannot be read it sends [`Update::Partial`], and [`Update::Complete`] once
+//! they can.
 //! **Invariant:** a [`ServiceSnapshot`] holds one Service and nothing of any other, so planning
 //! costs what that Service costs.
 
@@ -73,8 +75,17 @@ pub enum Change {
 pub enum Update {
     /// Everything there is; what is not in it is gone.
     Reset(Vec<Object>),
+    /// All that can be read of the first list; what is not in it may still be there.
+    Partial {
+        /// The objects.
+        objects: Vec<Object>,
+        /// Names of what could not be read.
+        unreadable: Vec<String>,
+    },
     /// Changes since the last update, in order.
     Changes(Vec<Change>),
+    /// What an earlier [`Update::Partial`] lacked has come since then or is gone.
+    Complete,
 }
 
 /// One Service with its endpoints.

@@ -48,6 +48,19 @@ struct Port {
     generation: u32,
     slots: Vec<u32>,
     backends: BTreeMap<EndpointAddress, BackendId>,
+    /// Read back from the tables, and no object that names them has been seen yet.
+    unconfirmed: BTreeSet<EndpointAddress>,
+}
+
+/// A backend that the tables held at start, for an endpoint that no object has named yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unconfirmed {
+    /// Its address and port.
+    pub address: EndpointAddress,
+    /// Its id and epoch.
+    pub backend: BackendId,
+    /// It takes new flows.
+    pub in_list: bool,
 }
 
 /// An id could not be had.
@@ -131,10 +144,9 @@ impl Ids {
         for (id, backend) in &tables.backends {
             let port = self.ports.entry(backend.service).or_default();
             let epoch = backend.epoch;
-            port.backends.insert(
-                (backend.address.into(), backend.port),
-                BackendId { id: *id, epoch },
-            );
+            let address = (backend.address.into(), backend.port);
+            port.backends.insert(address, BackendId { id: *id, epoch });
+            port.unconfirmed.insert(address);
             self.stamp = self.stamp.max(epoch.saturating_add(1));
         }
     }
@@ -190,6 +202,38 @@ impl Ids {
         };
         port.backends.insert(address, backend);
         Ok(backend)
+    }
+
+    /// Takes note that an object names the endpoint `address` of `service`, in whatever state.
+    pub fn confirm(&mut self, service: u32, address: &EndpointAddress) {
+        if let Some(port) = self.ports.get_mut(&service) {
+            port.unconfirmed.remove(address);
+        }
+    }
+
+    /// The backends of `service` that only the tables tell of.
+    pub fn unconfirmed(&self, service: u32) -> Vec<Unconfirmed> {
+        let Some(port) = self.ports.get(&service) else {
+            return Vec::new();
+        };
+        let in_list: BTreeSet<u32> = port.slots.iter().copied().collect();
+        let known = port.backends.iter();
+        known
+            .filter(|(address, _)| port.unconfirmed.contains(address))
+            .map(|(address, backend)| Unconfirmed {
+                address: *address,
+                backend: *backend,
+                in_list: in_list.contains(&backend.id),
+            })
+            .collect()
+    }
+
+    /// The Services that have backends which only the tables tell of.
+    pub fn with_unconfirmed(&self) -> BTreeSet<ServiceKey> {
+        let unsure = self.ports.values().filter(|p| !p.unconfirmed.is_empty());
+        unsure
+            .filter_map(|port| Some(port.owner.as_ref()?.service.clone()))
+            .collect()
     }
 
     /// The slots of `service` for exactly the backends `wanted`, moving as few as possible.
@@ -277,6 +321,9 @@ impl Ids {
                 }
                 kept
             });
+            let known = &port.backends;
+            port.unconfirmed
+                .retain(|address| known.contains_key(address));
         }
     }
 

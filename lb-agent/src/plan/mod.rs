@@ -22,7 +22,7 @@ use crate::model::service::{IpFamily, Protocol, Service, ServicePort, ServiceTyp
 use crate::model::snapshot::ServiceSnapshot;
 use crate::model::tables::TableContent;
 use claims::{Claims, FrontendAddress};
-use endpoints::{Candidate, NodeContext, candidates, select};
+use endpoints::{Candidate, EndpointAddress, NodeContext, candidates, select};
 use ids::{BackendId, Exhausted, Ids, PortKey};
 use warning::Warning;
 
@@ -35,6 +35,9 @@ pub struct PlanContext<'a> {
     pub algorithm: Algorithm,
     /// Who owns which frontend.
     pub claims: &'a Claims,
+    /// Some objects could not be read yet: backends from the tables that no object has named so
+    /// far stay beside those that are named.
+    pub partial: bool,
 }
 
 /// What one Service should have.
@@ -77,6 +80,7 @@ pub fn plan_service(
                 frontends,
                 algorithm,
                 node: context.node,
+                partial: context.partial,
             };
             if plan.port(&job, ids).is_err() {
                 plan.warnings
@@ -104,6 +108,7 @@ struct PortJob<'a> {
     frontends: Vec<FrontendAddress>,
     algorithm: Algorithm,
     node: NodeContext<'a>,
+    partial: bool,
 }
 
 /// The endpoints of one port that get a backend.
@@ -114,6 +119,8 @@ struct Chosen<'a> {
     draining: Vec<Candidate<'a>>,
     /// There are endpoints, but the policy excludes all of them.
     excluded: bool,
+    /// All that are named, in whatever state.
+    named: Vec<EndpointAddress>,
 }
 
 impl PortJob<'_> {
@@ -143,6 +150,7 @@ impl PortJob<'_> {
                 .map(|at| all[at])
                 .collect(),
             excluded: picked.is_empty() && selection.has_any,
+            named: all.iter().map(|candidate| candidate.address).collect(),
         }
     }
 }
@@ -252,12 +260,18 @@ impl ServicePlan {
         for candidate in &chosen.draining {
             exhausted = exhausted.and(self.backend(id, candidate, ids).map(|_| ()));
         }
+        for address in &chosen.named {
+            ids.confirm(id, address);
+        }
+        if job.partial {
+            self.keep_unconfirmed(id, &mut wanted, ids);
+        }
         let mut count = 0;
         for backend in ids.arrange(id, &wanted) {
             self.tables.slots.insert(SlotKey::main(id, count), backend);
             count = count.saturating_add(1);
         }
-        let flags = if chosen.excluded {
+        let flags = if chosen.excluded && count == 0 {
             FrontendFlags::DROP_IF_EMPTY
         } else {
             0
@@ -286,6 +300,24 @@ impl ServicePlan {
                 limit,
             });
             list.truncate(fit);
+        }
+    }
+
+    /// Adds the backends of `service` that only the tables tell of.
+    fn keep_unconfirmed(&mut self, service: u32, wanted: &mut Vec<u32>, ids: &Ids) {
+        let fit = usize::try_from(limits::BACKENDS_PER_SERVICE).unwrap_or(usize::MAX);
+        for kept in ids.unconfirmed(service) {
+            let state = if kept.in_list {
+                BackendState::Active
+            } else {
+                BackendState::Terminating
+            };
+            if kept.in_list && wanted.len() < fit {
+                wanted.push(kept.backend.id);
+            }
+            let owner = (service, kept.backend.epoch);
+            self.tables
+                .put_backend(kept.backend.id, owner, kept.address, state);
         }
     }
 

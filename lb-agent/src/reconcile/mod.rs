@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The loop's body: an update comes in, dirty Services are planned, differences are written.
 //!
-//! Nothing is written before the first complete list, and what that list does not name is pruned
-//! only after all it names is in place. A write that fails keeps its Services pending, and nobody
-//! else's. `cli::run` gives it a clock and the sources.
+//! Nothing is written before the first list, and what that list does not name is pruned only after
+//! all it names is in place; if parts of the list could not be read, only after they could. A
+//! write that fails keeps its Services pending, and nobody else's. `cli::run` gives it a clock and
+//! the sources.
 //! **Invariant:** the mirror holds what the tables hold, so a retry starts from the truth.
 
 mod mirror;
@@ -59,6 +60,8 @@ pub struct Reconciler {
     mirror: Mirror,
     pending: BTreeSet<ServiceKey>,
     listed: bool,
+    /// What the first list lacks; while there is any, nothing from an earlier process is removed.
+    unreadable: Vec<String>,
     prune_due: bool,
     warned: BTreeMap<ServiceKey, BTreeSet<Warning>>,
 }
@@ -80,6 +83,7 @@ impl Reconciler {
             mirror: Mirror::new(content),
             pending: BTreeSet::new(),
             listed: false,
+            unreadable: Vec::new(),
             prune_due: true,
             warned: BTreeMap::new(),
             settings,
@@ -88,7 +92,18 @@ impl Reconciler {
 
     /// Takes an update in, without writing: several may come before one [`Self::sync`].
     pub fn receive(&mut self, update: Update) {
-        self.listed |= matches!(update, Update::Reset(_));
+        match &update {
+            Update::Reset(_) => {
+                self.listed = true;
+                self.complete();
+            }
+            Update::Partial { unreadable, .. } => {
+                self.listed = true;
+                self.unreadable.clone_from(unreadable);
+            }
+            Update::Complete => self.complete(),
+            Update::Changes(_) => {}
+        }
         let dirty = self.index.update(update);
         for key in dirty {
             let service = self.index.snapshot(&key).map(|snapshot| snapshot.service);
@@ -97,8 +112,15 @@ impl Reconciler {
         }
     }
 
+    /// The list has become complete: what only the tables tell of is no longer wanted.
+    fn complete(&mut self) {
+        if !std::mem::take(&mut self.unreadable).is_empty() {
+            self.pending.extend(self.ids.with_unconfirmed());
+        }
+    }
+
     /// Plans every pending Service and writes the differences; nothing before the first
-    /// [`Update::Reset`], because what is not known yet would look like gone.
+    /// [`Update::Reset`] or [`Update::Partial`], because what is not known yet would look like gone.
     pub fn sync(&mut self, tables: &mut impl Tables) -> Outcome {
         let mut outcome = Outcome::default();
         if !self.listed {
@@ -121,7 +143,7 @@ impl Reconciler {
                 self.pending.remove(key);
             }
         }
-        if self.prune_due {
+        if self.may_prune() {
             outcome.changes += self.prune(tables);
         }
         outcome.pending = self.pending_len();
@@ -133,13 +155,22 @@ impl Reconciler {
         self.listed
     }
 
+    /// Names of what the first list lacks, because it could not be read so far.
+    pub fn unreadable(&self) -> &[String] {
+        &self.unreadable
+    }
+
+    fn may_prune(&self) -> bool {
+        self.prune_due && self.unreadable.is_empty()
+    }
+
     /// True when some write waits for another try.
     pub fn is_pending(&self) -> bool {
         self.pending_len() > 0
     }
 
     fn pending_len(&self) -> usize {
-        self.pending.len() + usize::from(self.prune_due)
+        self.pending.len() + usize::from(self.may_prune())
     }
 
     /// What the tables are known to hold.
@@ -204,6 +235,7 @@ impl Reconciler {
                     },
                     algorithm: self.settings.algorithm,
                     claims: &self.claims,
+                    partial: !self.unreadable.is_empty(),
                 };
                 plan_service(&snapshot, context, &mut self.ids)
             }

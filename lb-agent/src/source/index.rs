@@ -35,6 +35,11 @@ impl Index {
     pub fn update(&mut self, update: Update) -> BTreeSet<ServiceKey> {
         match update {
             Update::Reset(objects) => self.reset(objects),
+            Update::Partial { objects, .. } => objects
+                .into_iter()
+                .flat_map(|object| self.apply(object))
+                .collect(),
+            Update::Complete => BTreeSet::new(),
             Update::Changes(changes) => changes
                 .into_iter()
                 .flat_map(|change| match change {

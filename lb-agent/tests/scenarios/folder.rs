@@ -182,7 +182,11 @@ fn wait_for(updates: &mut UnboundedReceiver<Update>, wanted: &str) -> Vec<String
                     let all: Vec<Change> = objects.into_iter().map(Change::Apply).collect();
                     seen.extend(words(&all));
                 }
+                Update::Partial { unreadable, .. } => {
+                    seen.push(format!("unreadable {}", unreadable.join(" ")));
+                }
                 Update::Changes(changes) => seen.extend(words(&changes)),
+                Update::Complete => seen.push("complete".to_owned()),
             }
         }
     };

@@ -9,4 +9,5 @@ mod changes;
 mod folder;
 mod golden;
 mod order;
+mod partial;
 mod support;

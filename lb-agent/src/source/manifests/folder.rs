@@ -74,6 +74,8 @@ pub struct Folder {
     definitions: BTreeMap<ObjectRef, BTreeSet<String>>,
     /// What was last handed out.
     in_force: BTreeMap<ObjectRef, Object>,
+    /// The first look is over.
+    looked: bool,
 }
 
 impl Folder {
@@ -84,6 +86,7 @@ impl Folder {
             files: BTreeMap::new(),
             definitions: BTreeMap::new(),
             in_force: BTreeMap::new(),
+            looked: false,
         }
     }
 
@@ -95,6 +98,12 @@ impl Folder {
     /// All objects in force.
     pub fn objects(&self) -> Vec<Object> {
         self.in_force.values().cloned().collect()
+    }
+
+    /// The files with errors: some of what they are meant to hold may not be in force.
+    pub fn unreadable(&self) -> Vec<String> {
+        let broken = self.files.iter().filter(|(_, file)| file.has_errors);
+        broken.map(|(name, _)| name.clone()).collect()
     }
 
     /// Looks at every file and says what has changed.
@@ -113,6 +122,7 @@ impl Folder {
             .into_iter()
             .filter_map(|reference| self.settle(reference))
             .collect();
+        self.looked = true;
         Ok(scan)
     }
 
@@ -144,7 +154,7 @@ impl Folder {
                 return;
             }
             Err(error) => {
-                self.unreadable(name, &error.to_string(), scan);
+                self.refuse(name, &error.to_string(), scan);
                 return;
             }
         };
@@ -157,17 +167,17 @@ impl Folder {
         file.stamp = (!unsure).then_some(stamp);
         if stamp.size > FILE_BYTES_MAX {
             let message = format!("{} bytes are more than {FILE_BYTES_MAX}", stamp.size);
-            self.unreadable(name, &message, scan);
+            self.refuse(name, &message, scan);
             return;
         }
         let text = match std::fs::read(&path).map(String::from_utf8) {
             Ok(Ok(text)) => text,
             Ok(Err(_)) => {
-                self.unreadable(name, "not a text in UTF-8", scan);
+                self.refuse(name, "not a text in UTF-8", scan);
                 return;
             }
             Err(error) => {
-                self.unreadable(name, &error.to_string(), scan);
+                self.refuse(name, &error.to_string(), scan);
                 return;
             }
         };
@@ -175,7 +185,7 @@ impl Folder {
     }
 
     /// Reports a file that cannot be read, once, and leaves what it held in force.
-    fn unreadable(&mut self, name: &str, message: &str, scan: &mut Scan) {
+    fn refuse(&mut self, name: &str, message: &str, scan: &mut Scan) {
         let hash = Some(hash_of(message));
         let file = self.files.entry(name.to_owned()).or_default();
         if file.hash == hash {
@@ -204,12 +214,13 @@ impl Folder {
         }
         file.hash = hash;
         if text.is_empty() {
-            // Many editors empty a file before they write it; who means it deletes the file.
-            if !file.objects.is_empty() {
+            // Many editors empty a file before they write it; who means it deletes the file. At the
+            // first look it may have held anything.
+            if !file.objects.is_empty() || !self.looked {
                 file.has_errors = true;
                 let kept = kept_note(file.objects.len());
                 scan.problems.push(Problem {
-                    message: format!("the file is empty{kept}; delete it to remove them"),
+                    message: format!("the file is empty{kept}; delete it if that is meant"),
                     ..whole_file(name)
                 });
             }

@@ -69,9 +69,20 @@ pub fn watch(path: &Path, updates: UnboundedSender<Update>) -> Result<(), WatchE
     report(&scan);
     let objects = folder.objects();
     info!("read {} objects from {}", objects.len(), path.display());
+    let unreadable = folder.unreadable();
+    let partial = !unreadable.is_empty();
+    let first = if partial {
+        Update::Partial {
+            objects,
+            unreadable,
+        }
+    } else {
+        Update::Reset(objects)
+    };
     // A closed channel means that the agent is about to end; the thread finds out by itself.
-    drop(updates.send(Update::Reset(objects)));
+    drop(updates.send(first));
     let follower = Follower {
+        partial,
         folder,
         watch,
         wake,
@@ -174,6 +185,8 @@ struct Follower {
     watch: FolderWatch,
     wake: mpsc::Receiver<()>,
     updates: UnboundedSender<Update>,
+    /// What was sent lacks what some file holds that could not be read yet.
+    partial: bool,
     unsure: bool,
     lost: bool,
 }
@@ -209,6 +222,10 @@ impl Follower {
                 self.unsure = scan.unsure;
                 if !scan.changes.is_empty() {
                     drop(self.updates.send(Update::Changes(scan.changes)));
+                }
+                if self.partial && self.folder.unreadable().is_empty() {
+                    self.partial = false;
+                    drop(self.updates.send(Update::Complete));
                 }
             }
             Err(error) => {
