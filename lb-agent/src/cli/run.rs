@@ -12,10 +12,11 @@ use clap::Args;
 use lb_common::abi::limits;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use super::AlgorithmName;
-use crate::datapath::{Datapath, DatapathConfig, Patterns};
+use crate::datapath::{Datapath, DatapathConfig, Managed, Patterns};
 use crate::model::snapshot::Update;
 use crate::notify::Supervisor;
 use crate::plan::ids::IdLimits;
@@ -101,6 +102,8 @@ async fn serve(args: &RunArgs, settings: Settings) -> Result<(), String> {
     let (sender, updates) = unbounded_channel();
     manifests::watch(&args.manifests, sender).map_err(|e| error_chain(&e))?;
     let service = Service {
+        managed: datapath.managed(),
+        following: true,
         reconciler: Reconciler::restore(settings, &content, seconds_since_1970()),
         supervisor,
         updates,
@@ -144,6 +147,9 @@ impl Stop {
 
 struct Service {
     reconciler: Reconciler,
+    managed: watch::Receiver<Managed>,
+    /// Devices are followed; false only when that task has died.
+    following: bool,
     supervisor: Supervisor,
     updates: UnboundedReceiver<Update>,
     batches: u64,
@@ -166,6 +172,13 @@ impl Service {
                 update = self.updates.recv() => update,
                 () = tokio::time::sleep(self.wait), if retry => {
                     self.pass(tables);
+                    continue;
+                }
+                changed = self.managed.changed(), if !self.ready && self.following => {
+                    self.following = changed.is_ok();
+                    if self.reconciler.is_listed() && !retry {
+                        self.get_ready();
+                    }
                     continue;
                 }
             };
@@ -199,17 +212,30 @@ impl Service {
             self.batches += 1;
             self.supervisor.applied(self.batches);
         } else {
-            self.ready = true;
-            info!("ready: everything that is known is in force");
-            let unreadable = self.reconciler.unreadable();
-            if !unreadable.is_empty() {
-                warn!(
-                    "{} cannot be read: what earlier runs left in the tables stays until then",
-                    unreadable.join(", ")
-                );
-            }
-            self.supervisor.ready();
+            self.get_ready();
         }
+    }
+
+    /// Says that all is in force, unless a device lacks its programs.
+    fn get_ready(&mut self) {
+        let lacking: Vec<String> = {
+            let managed = self.managed.borrow_and_update();
+            managed.lacking.iter().cloned().collect()
+        };
+        if !lacking.is_empty() {
+            warn!("not ready: no programs on {} yet", lacking.join(", "));
+            return;
+        }
+        self.ready = true;
+        info!("ready: everything that is known is in force");
+        let unreadable = self.reconciler.unreadable();
+        if !unreadable.is_empty() {
+            warn!(
+                "{} cannot be read: what earlier runs left in the tables stays until then",
+                unreadable.join(", ")
+            );
+        }
+        self.supervisor.ready();
     }
 }
 

@@ -186,6 +186,8 @@ fn matches(pattern: &str, name: &str) -> bool {
 pub struct Managed {
     /// Name and role of each device, by its number.
     pub devices: std::collections::BTreeMap<u32, (String, Role)>,
+    /// Names of devices that are to be managed and lack a program so far; tried again.
+    pub lacking: std::collections::BTreeSet<String>,
 }
 
 impl fmt::Display for Managed {

@@ -108,7 +108,7 @@ pub enum DatapathError {
         #[source]
         source: io::Error,
     },
-    /// A program could not be attached or detached; it is tried again at the next audit.
+    /// A program could not be attached or detached; it is tried again soon.
     #[error("{what} {hook} of device {device}")]
     Attach {
         /// What was being done.

@@ -14,12 +14,13 @@ use std::time::Duration;
 use futures_util::{FutureExt as _, StreamExt as _};
 use rtnetlink::Handle;
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until};
 
 use super::attach::{Attacher, Hook, Outcome};
 use super::devices::{Managed, Patterns};
 use super::error::DatapathError;
 use super::events::{self, Message, Messages, Netlink, Todo};
+use super::lacking::Lacking;
 use super::maps::Ifaces;
 use super::netlink;
 use super::view::{View, Wanted};
@@ -46,6 +47,8 @@ pub(super) struct Follower {
     attached: BTreeMap<u32, Wanted>,
     managed: watch::Sender<Managed>,
     repairs: Arc<AtomicU64>,
+    /// Devices that are to be managed and lack a program.
+    lacking: Lacking,
     /// Index into `SETTLE_WAITS` for each pair that must be asked for again.
     unsettled: BTreeMap<u32, usize>,
 }
@@ -66,11 +69,13 @@ impl Follower {
             attached: BTreeMap::new(),
             managed,
             repairs,
+            lacking: Lacking::default(),
             unsettled: BTreeMap::new(),
         }
     }
 
-    /// Lists everything and attaches; then returns the endless rest of the work.
+    /// Lists everything and attaches; then returns the endless rest of the work, which includes
+    /// devices that could not be attached to. It is an error when none could.
     pub(super) async fn start(
         mut self,
         audit: Duration,
@@ -118,6 +123,9 @@ impl Follower {
                 () = sleep(self.settle_wait()), if !self.unsettled.is_empty() => {
                     self.settle(&netlink.handle).await;
                 }
+                () = sleep_until(self.lacking.due()), if !self.lacking.is_empty() => {
+                    self.retry(&netlink.handle).await;
+                }
                 _ = audits.tick() => self.audit(&netlink.handle).await,
             }
         }
@@ -164,28 +172,46 @@ impl Follower {
             .into_iter()
             .filter(|index| {
                 let wanted = self.view.wanted(*index, &self.patterns);
-                self.attached.get(index) != wanted.as_ref()
+                self.attached.get(index) != wanted.as_ref() || self.lacking.has(*index)
             })
             .collect();
         self.ensure(changed);
     }
 
+    /// Tries the devices again that lack a program.
+    async fn retry(&mut self, handle: &Handle) {
+        self.lacking.begin_retry();
+        for index in self.lacking.indices() {
+            // Filters may be why, and messages tell of those that are managed only.
+            if let Ok(filters) = netlink::list_filters(handle, index).await {
+                self.view.put_filters(index, filters);
+            }
+        }
+        self.ensure(self.lacking.indices());
+        self.report();
+    }
+
     /// Brings devices into the state that the view asks for; returns the first error, all of which
-    /// are logged and tried again at the next audit.
+    /// are logged. Devices that lack a program then are tried again soon.
     fn ensure(&mut self, devices: BTreeSet<u32>) -> Option<DatapathError> {
         let mut wanted = BTreeMap::new();
         let mut first_error = None;
+        let mut lacking = BTreeMap::new();
         let mut failed = |error: DatapathError| {
             warn("manage devices", &error);
             first_error.get_or_insert(error);
         };
         for index in devices {
+            self.lacking.remove(index);
             match self.view.wanted(index, &self.patterns) {
                 Some(device) => match self.ifaces.put(index, device.iface) {
                     Ok(()) => {
                         wanted.insert(index, device);
                     }
-                    Err(error) => failed(error),
+                    Err(error) => {
+                        lacking.insert(index, device.target.name);
+                        failed(error);
+                    }
                 },
                 None => self.release(index).unwrap_or_else(&mut failed),
             }
@@ -211,6 +237,7 @@ impl Follower {
                     Ok(Outcome::Attached | Outcome::Kept) => true,
                     Ok(Outcome::Gone) => false,
                     Err(error) => {
+                        lacking.insert(*index, device.target.name.clone());
                         failed(error);
                         false
                     }
@@ -218,6 +245,7 @@ impl Follower {
             });
         }
         self.attached.extend(wanted);
+        self.lacking.add(lacking);
         first_error
     }
 
@@ -262,6 +290,7 @@ impl Follower {
             Ok(view) => {
                 let mut devices: BTreeSet<u32> = view.indices().collect();
                 devices.extend(self.attached.keys());
+                devices.extend(self.lacking.indices());
                 self.view = view;
                 self.forget_strangers();
                 self.ensure(devices);
@@ -332,7 +361,8 @@ impl Follower {
             .iter()
             .map(|(index, device)| (*index, (device.target.name.clone(), device.role)))
             .collect();
-        let managed = Managed { devices };
+        let lacking = self.lacking.names();
+        let managed = Managed { devices, lacking };
         let changed = self.managed.send_if_modified(|current| {
             let changed = *current != managed;
             current.clone_from(&managed);
@@ -340,6 +370,9 @@ impl Follower {
         });
         if changed {
             tracing::info!("managed devices: {managed}");
+            for name in &managed.lacking {
+                tracing::warn!(device = name, "lacks a program; trying again");
+            }
         }
     }
 }

@@ -14,6 +14,7 @@ mod devices;
 mod error;
 mod events;
 mod follow;
+mod lacking;
 mod loader;
 mod maps;
 mod netlink;
@@ -81,10 +82,13 @@ pub struct Datapath {
 }
 
 impl Datapath {
-    /// Loads, attaches to every managed device there is, and starts following devices.
+    /// Loads, attaches to every managed device there is, and starts following devices. Those that
+    /// could not be attached to are in [`Managed::lacking`] and tried again.
     ///
     /// Must be called on a tokio runtime, in the network namespace of the node. An error means that
-    /// nothing new was attached; what an earlier agent attached goes on working.
+    /// no device has all its programs from this process. Some may be attached to already, at egress
+    /// only or replaced in place; what an earlier agent attached goes on working, and the next
+    /// start goes on from there.
     pub async fn start(config: &DatapathConfig) -> Result<Self, DatapathError> {
         let pins = Pins::prepare(&config.bpffs)?;
         let ebpf = loader::load(&pins, config.connections_max)?;
