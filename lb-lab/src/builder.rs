@@ -11,7 +11,7 @@ use crate::host::Kind;
 use crate::lab::{Lab, Shared};
 use crate::node::Node;
 use crate::topology::{NODES_MAX, NodeSettings, RpFilter, RuleTool, Topology, TxOffload, Underlay};
-use crate::{stale, topology, underlay};
+use crate::{bridged, stale, topology, underlay};
 
 /// A description of a lab to be built.
 #[derive(Debug, Clone)]
@@ -160,6 +160,10 @@ impl Builder {
 
     fn furnish(shared: &Arc<Shared>, names: &[String]) -> Result<Lab, LabError> {
         let mut state = shared.open()?;
+        if shared.topology == (Topology::Bridge { br_netfilter: true }) {
+            // ORDER: before any namespace, because loading it switches it on in all there are.
+            bridged::load()?;
+        }
         stale::mount_bpffs(shared)?;
         let cgroup = shared.cgroup.join("router");
         let addresses = (topology::ROUTER_V4, topology::ROUTER_V6);

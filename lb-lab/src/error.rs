@@ -52,6 +52,12 @@ pub enum LabError {
     /// No cgroup v2 hierarchy is mounted: mount one (`mount -t cgroup2 none DIR`).
     #[error("find a cgroup v2 mount in /proc/mounts: there is none")]
     NoCgroup2,
+    /// Bridged packets are to pass netfilter, and the kernel has nothing for it at the moment:
+    /// load the module, or choose a topology without it.
+    #[error(
+        "let bridged packets pass netfilter: br_netfilter is not loaded: modprobe br_netfilter"
+    )]
+    NoBrNetfilter,
     /// The lab has been removed (dropped, or a signal arrived): make a new one.
     #[error("use lab {id}: it has been removed")]
     Closed {

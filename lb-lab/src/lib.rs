@@ -6,6 +6,7 @@
 //! **Invariant:** nothing here touches the network namespace or the cgroup of its caller.
 
 pub mod agent;
+mod bridged;
 mod builder;
 pub mod capture;
 mod checksum;

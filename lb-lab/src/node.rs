@@ -18,7 +18,7 @@ use crate::host::{Host, Kind};
 use crate::lab::{Shared, State};
 use crate::pod::{Pod, PodAddress};
 use crate::topology::{self, Topology, TxOffload, Underlay};
-use crate::{rules, run, underlay};
+use crate::{bridged, rules, run, underlay};
 
 /// The bridge of [`Topology::Bridge`].
 pub const BRIDGE: &str = "cni0";
@@ -96,12 +96,7 @@ impl Node {
         if self.lab.settings.tx_offload != TxOffload::On {
             run::tx_offload_off(self.netns(), BRIDGE)?;
         }
-        let value = if br_netfilter { "1" } else { "0" };
-        self.netns().sysctl(&[
-            ("bridge/bridge-nf-call-iptables", value),
-            ("bridge/bridge-nf-call-ip6tables", value),
-            ("bridge/bridge-nf-call-arptables", "0"),
-        ])
+        bridged::pass_netfilter(self.netns(), br_netfilter)
     }
 
     /// Puts the last parts in place, once the node can reach the others.

@@ -7,6 +7,7 @@
 
 use std::fmt::Write as _;
 
+use crate::bridged;
 use crate::error::LabError;
 use crate::host::Host;
 use crate::lab::Place;
@@ -45,11 +46,9 @@ pub(crate) fn set_up_router(router: &Host) -> Result<(), LabError> {
         ("ipv4/ip_forward", "1"),
         ("ipv6/conf/all/forwarding", "1"),
         ("ipv4/conf/all/rp_filter", RpFilter::Off.value()),
-        // A switch does not look into packets.
-        ("bridge/bridge-nf-call-iptables", "0"),
-        ("bridge/bridge-nf-call-ip6tables", "0"),
-        ("bridge/bridge-nf-call-arptables", "0"),
-    ])
+    ])?;
+    // A switch does not look into packets.
+    bridged::pass_netfilter(netns, false)
 }
 
 /// Joins a host to one of the router's bridges by a veth; the router's end gets `port` as name.
