@@ -3,7 +3,11 @@
 //!
 //! A directory where a link is to be pinned makes attaching to one device fail, until it is
 //! removed. The node is the namespaces of one thread, and vanishes with it.
-#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "helpers of tests; a skipped test says why"
+)]
 
 use std::fs;
 use std::io::ErrorKind;
