@@ -43,7 +43,8 @@ pub(super) struct RunArgs {
     /// Where to pin maps and programs, on a BPF file system.
     #[arg(long, value_name = "DIR", default_value = config::BPFFS_DEFAULT)]
     bpffs: PathBuf,
-    /// The cgroup v2 folder whose processes are served [default: the root of the hierarchy].
+    /// A cgroup v2 folder, for a way in at the socket that is not there yet: it is checked and not
+    /// used [default: the root of the hierarchy].
     #[arg(long, value_name = "DIR")]
     cgroup: Option<PathBuf>,
     /// The algorithm of Services without the annotation lb-agent/algorithm.
