@@ -6,6 +6,7 @@
 //! Read next: needs.rs, the list itself.
 
 mod fix;
+mod kernel;
 mod needs;
 mod probe;
 mod report;

@@ -6,6 +6,7 @@
 //! Read next: probe.rs and fix.rs.
 
 use super::Scope::{self, Build, Demo, Fresh, Lint, Test};
+use super::kernel;
 use super::probe::{self, Found};
 
 /// One thing a machine must have.
@@ -236,6 +237,14 @@ pub(crate) const NEEDS: &[Need] = &[
         RUNS,
         "typed maps, finding kernel types",
         "use a kernel with CONFIG_DEBUG_INFO_BTF (every current distribution's has it)",
+    ),
+    machine(
+        "kernel features",
+        kernel::features,
+        RUNS,
+        "the networks of nodes and pods",
+        "load them (modprobe NAME), or first install all modules of the running kernel \
+         (on Ubuntu the package linux-modules-extra-$(uname -r))",
     ),
     machine(
         "privileges",
