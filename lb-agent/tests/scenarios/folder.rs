@@ -92,6 +92,56 @@ fn a_half_saved_file_takes_no_service_down() {
 }
 
 #[test]
+fn only_a_cut_between_documents_passes_for_an_edit() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut folder = Folder::new(dir.path());
+    let first = service("a", "10.0.0.1");
+    let both = format!("{first}---\n{}", service("b", "10.0.0.2"));
+    write(dir.path(), "web.yaml", &both);
+    folder.scan().unwrap();
+    let boundary = first.len() + "---".len()..=first.len() + "---\n".len();
+    for cut in (first.len() + 1..both.len() - 2).filter(|cut| !boundary.contains(cut)) {
+        write(dir.path(), "web.yaml", &both[..cut]);
+        assert_eq!(changes(&folder.scan().unwrap()), NONE, "cut at {cut}");
+        assert_eq!(folder.unreadable(), ["web.yaml"], "cut at {cut}");
+    }
+    for cut in boundary.chain([first.len()]) {
+        write(dir.path(), "web.yaml", &both[..cut]);
+        // To keep both would be better; nothing in the text says that there was more.
+        assert_eq!(changes(&folder.scan().unwrap()), ["-Service default/b"]);
+        write(dir.path(), "web.yaml", &both);
+        assert_eq!(changes(&folder.scan().unwrap()), ["+b 10.0.0.2"]);
+    }
+}
+
+#[test]
+fn a_list_without_items_is_one_that_was_cut() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut folder = Folder::new(dir.path());
+    let list = "apiVersion: v1\nkind: ServiceList\nitems:\n- metadata: {name: a}\n  \
+                spec: {clusterIP: 10.0.0.1, ports: [{port: 80}]}\n";
+    write(dir.path(), "web.yaml", list);
+    assert_eq!(changes(&folder.scan().unwrap()), ["+a 10.0.0.1"]);
+    for cut in [
+        "kind: Serv",
+        "kind: ServiceL",
+        "kind: ServiceList",
+        "items:",
+        "- metadata: {name: a}",
+    ] {
+        let end = list.find(cut).unwrap() + cut.len();
+        write(dir.path(), "web.yaml", &list[..end]);
+        assert_eq!(changes(&folder.scan().unwrap()), NONE, "cut after {cut}");
+    }
+    write(
+        dir.path(),
+        "web.yaml",
+        "apiVersion: v1\nkind: ServiceList\nitems: []\n",
+    );
+    assert_eq!(changes(&folder.scan().unwrap()), ["-Service default/a"]);
+}
+
+#[test]
 fn a_file_that_is_deleted_takes_its_objects_with_it() {
     let dir = tempfile::tempdir().unwrap();
     let mut folder = Folder::new(dir.path());

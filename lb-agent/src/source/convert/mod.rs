@@ -39,7 +39,9 @@ const AFFINITY_SECS_MAX: i32 = 86_400;
 /// A Service.
 pub(crate) fn service(object: &core::Service) -> Result<Service> {
     let key = namespaced(&object.metadata)?;
-    let spec = object.spec.clone().unwrap_or_default();
+    let Some(spec) = object.spec.clone() else {
+        return error("spec", "missing");
+    };
     let ports = service_ports(spec.ports.as_deref().unwrap_or_default())?;
     let service_type = match spec.type_.as_deref() {
         None | Some("ClusterIP") => ServiceType::ClusterIp,

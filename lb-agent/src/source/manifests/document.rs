@@ -136,6 +136,15 @@ fn is_blank(text: &str) -> bool {
         .all(|line| line.is_empty() || line.starts_with('#') || line.starts_with("%YAML"))
 }
 
+/// True for the beginning of a kind that is read here.
+fn is_cut(kind: &str) -> bool {
+    const KINDS: [&str; 5] = ["Service", "Endpoints", "EndpointSlice", "Node", "List"];
+    let starts = |known: &str| known.len() > kind.len() && known.starts_with(kind);
+    KINDS
+        .iter()
+        .any(|known| starts(known) || starts(&format!("{known}List")))
+}
+
 struct Reader<'a> {
     file: &'a str,
     document: usize,
@@ -214,6 +223,11 @@ impl Reader<'_> {
                 field: "apiVersion".to_owned(),
                 message: format!("unknown version {version:?} of {kind}"),
             }),
+            // Not one of ours, but the file may end in the middle of the word.
+            _ if value.get("metadata").is_none() && is_cut(&kind) => Err(FieldError {
+                field: "kind".to_owned(),
+                message: format!("unknown kind {kind}"),
+            }),
             _ => {
                 self.unknown_kind(object, &version, &kind, path);
                 return;
@@ -249,10 +263,15 @@ impl Reader<'_> {
                     self.value(item, &path, typed);
                 }
             }
-            None | Some(Value::Null) => {}
-            Some(_) => {
+            // No items would be an empty list; none at all is what a list that was cut has left.
+            other => {
                 let object = Some(format!("{item_kind}List"));
-                let problem = self.problem(object, join(path, "items"), "not a list".to_owned());
+                let message = if other.is_none_or(|items| items.is_null()) {
+                    "missing"
+                } else {
+                    "not a list"
+                };
+                let problem = self.problem(object, join(path, "items"), message.to_owned());
                 self.contents.problems.push(problem);
             }
         }
