@@ -10,4 +10,5 @@ mod folder;
 mod golden;
 mod order;
 mod partial;
+mod path;
 mod support;

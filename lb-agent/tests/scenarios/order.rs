@@ -6,7 +6,8 @@
 //! backend that is missing or belongs to another service makes it start over, once. Writes may
 //! happen between any two of these reads. For any sequence of snapshots, with writes failing here
 //! and there, a frontend that has backends throughout must lead to a backend of its own Service in
-//! the old or in the new snapshot, and never to nothing.
+//! the old or in the new snapshot, and never to nothing. The same is asked of the packet path itself,
+//! for new flows, in `path.rs`.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,11 +17,16 @@ use lb_agent::model::service::{Protocol, ServiceKey};
 use lb_agent::model::snapshot::{Change, Object, Update};
 use lb_agent::model::tables::{FamilyTables, Op, TableContent};
 use lb_common::abi::{FrontendKey, SlotKey};
+use lb_common::{V4, V6};
+use lb_ebpf::path::Work;
 use proptest::prelude::*;
 
+use crate::path;
 use crate::support::{Bench, port, service, slice};
 
 const VIPS: [&str; 3] = ["10.0.0.10", "10.0.0.11", "fd00:1::a"];
+/// Behind none of the Services.
+const CLIENTS: [&str; 2] = ["10.244.9.9", "fd00:9::9"];
 const SERVICES: [&str; 3] = ["a", "b", "c"];
 const ENDPOINTS: u8 = 6;
 
@@ -96,12 +102,12 @@ impl ServiceSpec {
         }
     }
 
-    fn objects(&self, name: &str) -> Vec<Object> {
+    fn objects(&self, name: &str, protocol: Protocol) -> Vec<Object> {
         if !self.present {
             return Vec::new();
         }
         let mut spec = service(name, VIPS[self.vip]);
-        spec.ports = vec![port(self.port_name, 80, Protocol::Tcp)];
+        spec.ports = vec![port(self.port_name, 80, protocol)];
         let mut slices = Vec::new();
         // Even and odd endpoints are in slices of their own, so that changes are split up.
         for half in 0..2u8 {
@@ -110,6 +116,7 @@ impl ServiceSpec {
             slice.key.name = format!("{name}-{half}");
             self.port_name.clone_into(&mut slice.ports[0].name);
             slice.ports[0].port = self.target;
+            slice.ports[0].protocol = protocol;
             for number in numbers {
                 let state = self.endpoints[usize::from(number) - 1];
                 if state == State::Absent {
@@ -178,9 +185,11 @@ fn allowed(worlds: &[World], vip: usize) -> Option<BTreeSet<(IpAddr, u16)>> {
     )
 }
 
-fn objects(world: &World) -> Vec<Object> {
+fn objects(world: &World, protocol: Protocol) -> Vec<Object> {
     let named = world.iter().zip(SERVICES);
-    named.flat_map(|(spec, name)| spec.objects(name)).collect()
+    named
+        .flat_map(|(spec, name)| spec.objects(name, protocol))
+        .collect()
 }
 
 fn changes(before: &[Object], after: &[Object]) -> Vec<Change> {
@@ -206,10 +215,10 @@ fn prefixes(before: &TableContent, ops: &[Op]) -> Vec<TableContent> {
 }
 
 /// The values that a read from state `from` on may bring, each with the first state that has it.
-fn readable<T: PartialEq>(
-    states: &[TableContent],
+pub(crate) fn readable<'a, T: PartialEq>(
+    states: &'a [TableContent],
     from: usize,
-    read: impl Fn(&TableContent) -> T,
+    read: impl Fn(&'a TableContent) -> T,
 ) -> Vec<(usize, T)> {
     let mut found: Vec<(usize, T)> = Vec::new();
     for (at, state) in states.iter().enumerate().skip(from) {
@@ -273,10 +282,10 @@ fn lookup<A: Ord + Copy + Into<IpAddr>>(
 fn check<A: Ord + Copy + Into<IpAddr>>(
     states: &[TableContent],
     family: impl Fn(&TableContent) -> &FamilyTables<A> + Copy,
-    address: A,
+    (address, protocol): (A, Protocol),
     allowed: &BTreeSet<(IpAddr, u16)>,
 ) -> Result<(), TestCaseError> {
-    let key = FrontendKey::new(address, 80, 6);
+    let key = FrontendKey::new(address, 80, protocol.number());
     let first = lookup(states, family, &key, 0);
     prop_assert!(
         !first.nothing,
@@ -296,18 +305,39 @@ fn check<A: Ord + Copy + Into<IpAddr>>(
     Ok(())
 }
 
-fn check_vip(
-    vip: usize,
+/// Checks every lookup of one virtual address with the model.
+fn check_model(
+    (vip, protocol): (usize, Protocol),
     states: &[TableContent],
     allowed: &BTreeSet<(IpAddr, u16)>,
 ) -> Result<(), TestCaseError> {
     match VIPS[vip].parse().unwrap() {
-        IpAddr::V4(ip) => check(states, |s| &s.v4, ip.octets(), allowed),
-        IpAddr::V6(ip) => check(states, |s| &s.v6, ip.octets(), allowed),
+        IpAddr::V4(ip) => check(states, |s| &s.v4, (ip.octets(), protocol), allowed),
+        IpAddr::V6(ip) => check(states, |s| &s.v6, (ip.octets(), protocol), allowed),
     }
 }
 
-fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
+/// Checks every new flow to one virtual address with the packet path.
+fn check_path(
+    (vip, protocol): (usize, Protocol),
+    states: &[TableContent],
+    allowed: &BTreeSet<(IpAddr, u16)>,
+) -> Result<(), TestCaseError> {
+    let number = protocol.number();
+    match (CLIENTS.map(str::parse), VIPS[vip].parse().unwrap()) {
+        ([Ok(IpAddr::V4(client)), _], IpAddr::V4(ip)) => {
+            let ends = (client.octets(), ip.octets(), number);
+            path::check::<V4>(states, |s| &s.v4, Work::new(), ends, allowed)
+        }
+        ([_, Ok(IpAddr::V6(client))], IpAddr::V6(ip)) => {
+            let ends = (client.octets(), ip.octets(), number);
+            path::check::<V6>(states, |s| &s.v6, Work::new(), ends, allowed)
+        }
+        _ => unreachable!("there is a client of each family"),
+    }
+}
+
+fn run(steps: Vec<Step>, protocol: Protocol) -> Result<(), TestCaseError> {
     let tries = steps.len();
     let mut bench = Bench::empty();
     let mut told: Vec<Object> = Vec::new();
@@ -316,7 +346,7 @@ fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
     for (world, whole, fault) in steps {
         let before = bench.tables.content().clone();
         bench.tables.take_log();
-        let next = objects(&world);
+        let next = objects(&world, protocol);
         let update = if whole {
             Update::Reset(next.clone())
         } else {
@@ -331,7 +361,8 @@ fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
         let states = prefixes(&before, &bench.tables.take_log());
         for vip in 0..VIPS.len() {
             if let Some(allowed) = allowed(&unsettled, vip) {
-                check_vip(vip, &states, &allowed)?;
+                check_model((vip, protocol), &states, &allowed)?;
+                check_path((vip, protocol), &states, &allowed)?;
             }
         }
         if outcome.pending == 0 {
@@ -372,13 +403,16 @@ proptest! {
     })]
 
     #[test]
-    fn every_prefix_of_the_writes_is_a_working_data_plane(steps in steps()) {
-        run(steps)?;
+    fn every_prefix_of_the_writes_is_a_working_data_plane(
+        steps in steps(),
+        protocol in prop_oneof![Just(Protocol::Tcp), Just(Protocol::Udp)],
+    ) {
+        run(steps, protocol)?;
     }
 }
 
 #[test]
-fn the_model_sees_a_backend_that_is_deleted_too_early() {
+fn the_model_and_the_packet_path_see_a_backend_that_is_deleted_too_early() {
     let before = {
         let mut bench = Bench::empty();
         bench.apply(Object::Service(service("a", VIPS[0])));
@@ -398,10 +432,12 @@ fn the_model_sees_a_backend_that_is_deleted_too_early() {
     let allowed: BTreeSet<(IpAddr, u16)> = ["10.244.0.1", "10.244.0.2"]
         .map(|ip| (ip.parse().unwrap(), 8080))
         .into();
-    assert!(check_vip(0, &prefixes(&before, &ops), &allowed).is_ok());
+    let vip = (0, Protocol::Tcp);
+    let states = prefixes(&before, &ops);
+    assert!(check_model(vip, &states, &allowed).is_ok());
+    assert!(check_path(vip, &states, &allowed).is_ok());
     ops.reverse();
-    assert!(
-        check_vip(0, &prefixes(&before, &ops), &allowed).is_err(),
-        "{ops:?}"
-    );
+    let states = prefixes(&before, &ops);
+    assert!(check_model(vip, &states, &allowed).is_err(), "{ops:?}");
+    assert!(check_path(vip, &states, &allowed).is_err(), "{ops:?}");
 }

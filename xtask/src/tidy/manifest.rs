@@ -7,8 +7,8 @@
 
 use super::Violation;
 
-/// Which crates of ours each may depend on. As build dependency too, except where
-/// [`BUILD_ONLY`] says more.
+/// Which crates of ours each may depend on. For building and testing too, where [`BUILD_ONLY`]
+/// says more.
 const MAY: &[(&str, &[&str])] = &[
     ("xtask", &[]),
     ("lb-common", &[]),
@@ -16,7 +16,7 @@ const MAY: &[(&str, &[&str])] = &[
     ("lb-agent", &["lb-common"]),
     ("lb-lab", &["lb-common"]),
 ];
-/// Only so that a build script is run again.
+/// Only so that a build script is run again, and so that tests run the packet path on the host.
 const BUILD_ONLY: (&str, &str) = ("lb-agent", "lb-ebpf");
 
 /// Every line of a member's manifest that breaks a rule.
@@ -43,7 +43,8 @@ pub(super) fn check(path: &str, content: &str) -> Vec<Violation> {
         };
         let name = name.trim().trim_end_matches(".workspace");
         let ours = name.starts_with("lb-") || name == "xtask";
-        let build_only = section.contains("build-dependencies") && (package, name) == BUILD_ONLY;
+        let aside = section.contains("build-dependencies") || section.contains("dev-dependencies");
+        let build_only = aside && (package, name) == BUILD_ONLY;
         let mut say = |sentence: String| {
             violations.push(Violation {
                 path: path.to_owned(),
@@ -86,9 +87,11 @@ mod tests {
     }
 
     #[test]
-    fn the_agent_names_the_programs_as_build_dependency_only() {
-        let build = "[build-dependencies]\nlb-ebpf = { workspace = true }\n";
-        assert_eq!(sentences("lb-agent/Cargo.toml", build), [""; 0]);
+    fn the_agent_names_the_programs_for_building_and_testing_only() {
+        for section in ["build-dependencies", "dev-dependencies"] {
+            let text = format!("[{section}]\nlb-ebpf = {{ workspace = true }}\n");
+            assert_eq!(sentences("lb-agent/Cargo.toml", &text), [""; 0]);
+        }
         let normal = "[dependencies]\nlb-ebpf = { workspace = true }\n";
         assert_eq!(sentences("lb-agent/Cargo.toml", normal).len(), 1);
     }
