@@ -21,8 +21,8 @@ use lb_common::{V4, V6};
 use lb_ebpf::path::Work;
 use proptest::prelude::*;
 
-use crate::path;
 use crate::support::{Bench, port, service, slice};
+use crate::{partial, path};
 
 const VIPS: [&str; 3] = ["10.0.0.10", "10.0.0.11", "fd00:1::a"];
 /// Behind none of the Services.
@@ -377,6 +377,7 @@ fn run(steps: Vec<Step>, protocol: Protocol) -> Result<(), TestCaseError> {
                 Vec::<String>::new(),
                 "a restart writes nothing"
             );
+            partial::check_restarts(bench.tables.content(), &told, &fresh.text_without_ids())?;
         }
     }
     bench.take(Update::Reset(Vec::new()));

@@ -9,13 +9,49 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-use lb_agent::model::snapshot::Update;
+use lb_agent::model::snapshot::{Change, Object, Update};
+use lb_agent::model::tables::TableContent;
 use lb_agent::source::manifests::watch;
+use proptest::prelude::*;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::support::Bench;
 
 const NONE: [String; 0] = [];
+
+/// A restart on `before` with parts of the objects missing removes nothing and shortens no list,
+/// and leads to the same tables once the rest has come.
+pub(crate) fn check_restarts(
+    before: &TableContent,
+    told: &[Object],
+    text: &str,
+) -> Result<(), TestCaseError> {
+    for part in 0..3 {
+        let (rest, read): (Vec<_>, Vec<_>) = (0..).zip(told).partition(|(at, _)| at % 3 == part);
+        let mut bench = Bench::on(before.clone(), 1_000);
+        bench.take(Update::Partial {
+            objects: read.into_iter().map(|(_, o)| o.clone()).collect(),
+            unreadable: vec!["rest.yaml".to_owned()],
+        });
+        let writes = bench.writes();
+        prop_assert!(
+            !writes.iter().any(|w| w.starts_with("delete")),
+            "{writes:?}"
+        );
+        let after = bench.tables.content();
+        for (key, frontend) in &before.v4.frontends {
+            prop_assert!(after.v4.frontends[key].count >= frontend.count);
+        }
+        for (key, frontend) in &before.v6.frontends {
+            prop_assert!(after.v6.frontends[key].count >= frontend.count);
+        }
+        let rest = rest.into_iter().map(|(_, o)| Change::Apply(o.clone()));
+        bench.take(Update::Changes(rest.collect()));
+        bench.take(Update::Complete);
+        prop_assert_eq!(bench.text_without_ids(), text);
+    }
+    Ok(())
+}
 
 /// A Service and its endpoints as two documents.
 fn manifest(name: &str, ip: &str, addresses: &[&str]) -> [String; 2] {
