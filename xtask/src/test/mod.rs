@@ -54,7 +54,7 @@ pub(crate) struct Filter {
 enum Level {
     /// Everything below except soak and fresh; what no level at all means, too
     All(Filter),
-    /// Pure functions: tables and property tests, beside the code
+    /// Pure functions: tables and property tests beside the code, examples in the documentation
     Unit(Filter),
     /// Scenarios: Kubernetes YAML in, the text of the tables out
     Golden(Filter),
@@ -76,6 +76,8 @@ struct Stage {
     /// The same by package, kind of target and name of target.
     selects: fn(&str, &str, &str) -> bool,
     needs_privileges: bool,
+    /// Whether the examples in the documentation belong to it, too.
+    has_examples: bool,
 }
 
 /// Tests that need no kernel; all others of lb-agent load programs into it.
@@ -86,6 +88,7 @@ const UNIT: Stage = Stage {
     expression: "not package(lb-lab) & not kind(test)",
     selects: |package, kind, _| package != "lb-lab" && kind != "test",
     needs_privileges: false,
+    has_examples: true,
 };
 const GOLDEN: Stage = Stage {
     name: "golden",
@@ -94,6 +97,7 @@ const GOLDEN: Stage = Stage {
         package != "lb-lab" && kind == "test" && GOLDEN_TESTS.contains(&name)
     },
     needs_privileges: false,
+    has_examples: false,
 };
 const BPF: Stage = Stage {
     name: "bpf",
@@ -102,12 +106,14 @@ const BPF: Stage = Stage {
         package != "lb-lab" && kind == "test" && !GOLDEN_TESTS.contains(&name)
     },
     needs_privileges: true,
+    has_examples: false,
 };
 const NET: Stage = Stage {
     name: "net",
     expression: "package(lb-lab)",
     selects: |package, _, _| package == "lb-lab",
     needs_privileges: true,
+    has_examples: false,
 };
 const ALL: [Stage; 4] = [UNIT, GOLDEN, BPF, NET];
 
@@ -181,7 +187,17 @@ fn run_stages(stages: &[Stage], filter: Option<&str>, soak: bool, runner: Runner
     for stage in stages {
         rows.push((stage.name, run_stage(&built, stage, filter, soak)?));
     }
-    report(&rows)
+    report(&rows)?;
+    match filter {
+        Some(word) if selected_nothing(&rows) => bail!("no test here has `{word}` in its name"),
+        _ => Ok(()),
+    }
+}
+
+/// Whether no stage had a test for the filter; one that did not run may have had some.
+fn selected_nothing(rows: &[(&str, Outcome)]) -> bool {
+    rows.iter()
+        .all(|(_, outcome)| outcome.counts == Counts::default() && outcome.note.is_empty())
 }
 
 fn run_stage(built: &Built, stage: &Stage, filter: Option<&str>, soak: bool) -> Result<Outcome> {
@@ -191,23 +207,39 @@ fn run_stage(built: &Built, stage: &Stage, filter: Option<&str>, soak: bool) -> 
         return Ok(outcome);
     }
     let start = Instant::now();
-    let counts = match built {
+    let mut counts = match built {
         Built::Nextest => nextest::run_stage(stage, filter, soak)?,
         Built::Plain(programs) => plain::run_stage(programs, stage, filter, soak)?,
     };
-    let note = if counts.failed > 0 {
-        "FAILED".to_owned()
-    } else {
-        String::new()
-    };
+    if stage.has_examples {
+        let examples = plain::run_examples(filter)?;
+        counts.passed += examples.passed;
+        counts.failed += examples.failed;
+    }
     Ok(Outcome {
-        counts,
-        note,
-        ..Outcome::after(start)
+        time: start.elapsed(),
+        ..Outcome::of(counts, filter)
     })
 }
 
 impl Outcome {
+    /// What the counts of a stage mean: a stage that nobody filtered has tests.
+    fn of(mut counts: Counts, filter: Option<&str>) -> Self {
+        let note = if counts == Counts::default() && filter.is_none() {
+            counts.failed = 1;
+            "FAILED: no test was found"
+        } else if counts.failed > 0 {
+            "FAILED"
+        } else {
+            ""
+        };
+        Self {
+            counts,
+            note: note.to_owned(),
+            ..Self::default()
+        }
+    }
+
     fn after(start: Instant) -> Self {
         Self {
             time: start.elapsed(),
@@ -282,4 +314,37 @@ fn report(rows: &[(&str, Outcome)]) -> Result<()> {
         bail!("{failed} failed");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NONE: Counts = Counts {
+        passed: 0,
+        failed: 0,
+    };
+    const ONE: Counts = Counts {
+        passed: 1,
+        failed: 0,
+    };
+
+    #[test]
+    fn a_level_without_any_test_is_a_failure_unless_a_filter_left_none() {
+        assert_eq!(Outcome::of(NONE, None).counts.failed, 1);
+        assert_eq!(Outcome::of(NONE, Some("word")).counts, NONE);
+        assert_eq!(Outcome::of(ONE, None).counts, ONE);
+    }
+
+    #[test]
+    fn a_filter_must_select_a_test_in_some_stage_that_ran() {
+        let row = |counts| ("a stage", Outcome::of(counts, Some("word")));
+        assert!(selected_nothing(&[row(NONE), row(NONE)]));
+        assert!(!selected_nothing(&[row(NONE), row(ONE)]));
+        let refused = Outcome {
+            note: "NOT RUN".to_owned(),
+            ..Outcome::default()
+        };
+        assert!(!selected_nothing(&[row(NONE), ("bpf", refused)]));
+    }
 }

@@ -62,6 +62,16 @@ pub(super) fn build() -> Result<Vec<Program>> {
     Ok(programs)
 }
 
+/// Builds the examples in the documentation, which are in no test program and unknown to nextest,
+/// and runs those that may run.
+pub(super) fn run_examples(filter: Option<&str>) -> Result<Counts> {
+    let mut test = cargo("test");
+    test.args(["--doc", "--workspace", "--locked", "--no-fail-fast"])
+        .args(filter);
+    eprintln!("$ {}", typed(&test));
+    counted(&mut test, Path::new("cargo test --doc"))
+}
+
 /// Runs the tests of a stage whose names contain the filter.
 pub(super) fn run_stage(
     programs: &[Program],
@@ -115,7 +125,10 @@ fn counted(test: &mut Command, path: &Path) -> Result<Counts> {
         for line in BufReader::new(stdout).lines() {
             let line = line.context("read what the tests print")?;
             eprintln!("{line}");
-            counts = summary(&line).unwrap_or(counts);
+            if let Some(part) = summary(&line) {
+                counts.passed += part.passed;
+                counts.failed += part.failed;
+            }
         }
     }
     let status = child
