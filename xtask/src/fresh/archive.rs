@@ -1,17 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Where this machine gets its Debian packages from: release, mirror, settings.
 //!
-//! **Invariant:** the bare machine uses the archive that this machine uses, never one named here,
-//! except where this machine is no Debian at all.
+//! **Invariant:** the bare machine uses the archive that this machine uses, never one named here.
 //! Read next: machine.rs.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
-
-/// Used where this machine's own system is no Debian or relative.
-const FALLBACK: (&str, &str) = ("bookworm", "http://deb.debian.org/debian");
+use anyhow::{Context as _, Result, bail};
 
 /// A release and the mirror that has it.
 #[derive(Debug, PartialEq, Eq)]
@@ -42,12 +38,10 @@ impl Archive {
                 });
             }
         }
-        let (release, mirror) = FALLBACK;
-        Ok(Self {
-            release: release.into(),
-            mirror: mirror.into(),
-            files: Vec::new(),
-        })
+        bail!(
+            "no mirror found under /etc/apt: a bare machine is made from this machine's own archive, \
+             so run `cargo xtask test fresh` on Debian or Ubuntu"
+        )
     }
 }
 
