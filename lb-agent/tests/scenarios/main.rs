@@ -2,8 +2,8 @@
 //! The control plane from manifests to tables, without a kernel.
 //!
 //! `golden` compares each `*.yaml` beside this file with the `*.txt` of the same name,
-//! `changes` looks at single writes, `order` at lookups between writes, `folder` at files that
-//! change. `UPDATE_EXPECT=1` blesses the goldens.
+//! `changes` looks at single writes, `order` and `path` at lookups between writes, `folder` at
+//! files that change, `partial` at starts on broken ones. `UPDATE_EXPECT=1` blesses the goldens.
 
 mod changes;
 mod folder;
