@@ -148,6 +148,11 @@ fn what_changed_while_the_agent_was_down_is_in_force_once_it_is_ready_again() {
     });
 }
 
+/// Between the moment when a CNI plugin makes a pod's device and the first packet of the pod lies
+/// the start of its container, which takes longer than this. The agent needs some 50 ms, most of
+/// it the kernel's own waiting for a grace period at each attachment.
+const CONTAINER_START: Duration = Duration::from_millis(500);
+
 #[test]
 fn a_pod_that_appears_later_is_served_at_its_first_syn() {
     in_default_and_routed(serve_late_pods);
@@ -163,6 +168,7 @@ fn serve_late_pods(builder: Builder) {
     for number in 0..soak(3).min(100) {
         let client = cluster.pod(number % 2, &format!("late-{number}"));
         // No capture: its start would give the agent time that a pod does not.
+        pause(CONTAINER_START);
         for remote in vip.remotes() {
             get(&client, remote, "/");
             client.udp_ask(remote, "hostname").unwrap();
