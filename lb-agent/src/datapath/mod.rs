@@ -72,6 +72,15 @@ impl DatapathConfig {
     }
 }
 
+/// What was done since the start, counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counts {
+    /// Programs that had to be put back.
+    pub repairs: u64,
+    /// Ended flows that were removed.
+    pub swept: u64,
+}
+
 /// The running kernel side. Dropping it ends the following and the sweeping, not the forwarding.
 pub struct Datapath {
     tables: KernelTables,
@@ -131,6 +140,16 @@ impl Datapath {
     /// How many ended flows were removed since the start.
     pub fn swept(&self) -> u64 {
         self.sweeper.removed()
+    }
+
+    /// Ends the following and the sweeping, and says what they did; the forwarding goes on.
+    pub fn stop(mut self) -> Counts {
+        self.follower.abort();
+        self.sweeper.stop();
+        Counts {
+            repairs: self.repairs(),
+            swept: self.swept(),
+        }
     }
 }
 

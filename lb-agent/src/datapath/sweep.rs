@@ -117,14 +117,21 @@ impl Sweeper {
     }
 }
 
-impl Drop for Sweeper {
-    fn drop(&mut self) {
+impl Sweeper {
+    /// Ends the thread; everything that it removed is then counted.
+    pub(super) fn stop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
             tracing::warn!("the thread that removes ended flows had panicked");
         }
+    }
+}
+
+impl Drop for Sweeper {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 
@@ -138,12 +145,12 @@ fn run(
     // Soon, for what ended while no agent ran.
     let mut rest = PASS_REST_FIRST;
     while !wait(stopped, rest) {
-        let pass = sweep(&mut v4, clock, stopped)
-            .and_then(|removed| Ok(removed + sweep(&mut v6, clock, stopped)?));
+        let before = counter.load(Ordering::Relaxed);
+        let pass = sweep(&mut v4, clock, stopped, counter)
+            .and_then(|()| sweep(&mut v6, clock, stopped, counter));
         match pass {
-            Ok(removed) => {
-                counter.fetch_add(removed, Ordering::Relaxed);
-                rest = if removed > 0 {
+            Ok(()) => {
+                rest = if counter.load(Ordering::Relaxed) > before {
                     PASS_REST
                 } else {
                     PASS_REST_IDLE.min(rest * 2)
@@ -162,7 +169,8 @@ fn wait(stopped: &Receiver<()>, rest: Duration) -> bool {
     !matches!(stopped.recv_timeout(rest), Err(RecvTimeoutError::Timeout))
 }
 
-/// One pass over one table; returns how many flows it removed.
+/// One pass over one table; counts each flow as it is removed, so that a pass that fails or is
+/// stopped on its way has counted what it did.
 ///
 /// Keys are gathered first and removed afterwards, because the kernel starts a walk over a hash
 /// map anew when the key it stands on is gone.
@@ -170,7 +178,8 @@ fn sweep<A: Copy>(
     flows: &mut Flows<A>,
     clock: &Clock,
     stopped: &Receiver<()>,
-) -> Result<u64, DatapathError>
+    counter: &AtomicU64,
+) -> Result<(), DatapathError>
 where
     ConnKey<A>: bytemuck::Pod + PartialEq,
     Conn<A>: bytemuck::Pod,
@@ -181,7 +190,7 @@ where
         let (key, conn) = entry?;
         if position % STEP_ENTRIES == 0 {
             if position > 0 && wait(stopped, STEP_REST) {
-                return Ok(0);
+                return Ok(());
             }
             now = Some(clock.now()?);
         }
@@ -193,18 +202,19 @@ where
             done.push(key);
         }
     }
-    let mut removed = 0;
     for step in done.chunks(STEP_ENTRIES) {
         // A moment too early only makes the flows look younger.
         let now = clock.now()?;
         for key in step {
-            removed += u64::from(remove_done(flows, key, now, clock.hz)?);
+            if remove_done(flows, key, now, clock.hz)? {
+                counter.fetch_add(1, Ordering::Relaxed);
+            }
         }
         if step.len() == STEP_ENTRIES && wait(stopped, STEP_REST) {
             break;
         }
     }
-    Ok(removed)
+    Ok(())
 }
 
 /// Where entries are looked up and removed.

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use aya::maps::{Array, Map, MapData};
 use aya::programs::{SchedClassifier, TcAttachType};
-use lb_agent::datapath::{Datapath, DatapathConfig, DatapathError, Managed};
+use lb_agent::datapath::{Counts, Datapath, DatapathConfig, DatapathError, Managed};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 use tokio::sync::{oneshot, watch};
@@ -179,13 +179,7 @@ pub(crate) fn reach(node: &str, pod: &str) -> UdpSocket {
 pub(crate) struct Agent {
     pub(crate) managed: watch::Receiver<Managed>,
     stop: oneshot::Sender<()>,
-    thread: JoinHandle<Ended>,
-}
-
-/// What an agent counted.
-pub(crate) struct Ended {
-    pub(crate) repairs: u64,
-    pub(crate) swept: u64,
+    thread: JoinHandle<Counts>,
 }
 
 impl Agent {
@@ -206,7 +200,7 @@ impl Agent {
                     Ok(datapath) => datapath,
                     Err(error) => {
                         started.send(Err(error)).unwrap();
-                        return Ended {
+                        return Counts {
                             repairs: 0,
                             swept: 0,
                         };
@@ -215,10 +209,7 @@ impl Agent {
                 started.send(Ok(datapath.managed())).unwrap();
                 // A test that panics drops the other end, which ends the agent as well.
                 drop(stopped.await);
-                Ended {
-                    repairs: datapath.repairs(),
-                    swept: datapath.swept(),
-                }
+                datapath.stop()
             })
         });
         let receive = |result: Receiver<Result<_, _>>| result.recv().expect("the agent panicked");
@@ -241,7 +232,7 @@ impl Agent {
         roles
     }
 
-    pub(crate) fn stop(self) -> Ended {
+    pub(crate) fn stop(self) -> Counts {
         self.stop.send(()).unwrap();
         self.thread.join().unwrap()
     }
