@@ -31,9 +31,11 @@ fn a_restart_replaces_the_programs_in_place_and_loses_no_packet() {
     on_a_node(|bpffs| {
         let pod = Pod::routed("pod0", POD, GATEWAY);
         let agent = Agent::start(DatapathConfig::new(bpffs));
+        // Each ends by itself: the echo must outlive the last question.
         let done = Arc::new(AtomicBool::new(false));
+        let unheard = Arc::new(AtomicBool::new(false));
         let echo = {
-            let done = Arc::clone(&done);
+            let done = Arc::clone(&unheard);
             pod.run(move || {
                 let echo = socket(POD, Duration::from_millis(100));
                 let mut buffer = [0; 16];
@@ -46,6 +48,9 @@ fn a_restart_replaces_the_programs_in_place_and_loses_no_packet() {
         };
         let node = reach(GATEWAY, POD);
         let mut buffer = [0; 16];
+        wait_until("the echo", || {
+            node.send(b"hello").is_ok() && node.recv(&mut buffer).is_ok()
+        });
         let sender = {
             let done = Arc::clone(&done);
             std::thread::spawn(move || {
@@ -73,8 +78,9 @@ fn a_restart_replaces_the_programs_in_place_and_loses_no_packet() {
             assert_ne!(before.1, after.1, "the program is the new agent's");
         }
         done.store(true, Ordering::Relaxed);
-        echo.join().unwrap();
         let (sent, lost) = sender.join().unwrap();
+        unheard.store(true, Ordering::Relaxed);
+        echo.join().unwrap();
         assert!(sent > 100, "sent only {sent}");
         assert_eq!(lost, 0, "of {sent}");
         assert_eq!(agent.stop().repairs, 0);
