@@ -153,8 +153,8 @@ plain!(Conn<[u8; 16]>, 16 + 2 + 2 + 5 * 4 + 1 + 1 + 2 + 6 + 1 + 1);
 impl<A: Address> Conn<A> {
     /// Takes every field over from another entry.
     ///
-    /// One by one: as a whole, the compiler for BPF calls `memmove`, which copies bytes in a loop
-    /// and costs more than all the rest that happens to a packet.
+    /// One by one: as a whole, the compiler for BPF calls `memmove`, which copies single bytes in
+    /// a loop.
     #[inline(always)]
     pub fn take_over(&mut self, other: &Self) {
         self.peer = A::from_words(other.peer.words());
