@@ -7,7 +7,7 @@
 
 use bytemuck::{Pod, Zeroable};
 use lb_common::abi::proto;
-use lb_common::{Address as _, Family, V4, V6};
+use lb_common::{Address, Family, V4, V6};
 
 /// Bytes of a packet from its network header on.
 pub trait Bytes {
@@ -104,6 +104,23 @@ pub struct Packet<A> {
     /// True for the first of several fragments: the ports are here, the rest of the datagram is
     /// not.
     pub first_fragment: bool,
+}
+
+impl<A: Address> Packet<A> {
+    /// A packet of which nothing is known.
+    pub(crate) fn new() -> Self {
+        Self {
+            source: A::ZERO,
+            destination: A::ZERO,
+            source_port: 0,
+            destination_port: 0,
+            proto: 0,
+            tcp_flags: 0,
+            header_checksum: [0; 2],
+            l4: 0,
+            first_fragment: false,
+        }
+    }
 }
 
 impl<A> Packet<A> {
@@ -254,17 +271,7 @@ mod tests {
     }
 
     fn parse_slice<F: Parse>(bytes: &[u8]) -> Option<Packet<F::Addr>> {
-        let mut packet = Packet {
-            source: F::Addr::ZERO,
-            destination: F::Addr::ZERO,
-            source_port: 0,
-            destination_port: 0,
-            proto: 0,
-            tcp_flags: 0,
-            header_checksum: [0; 2],
-            l4: 0,
-            first_fragment: false,
-        };
+        let mut packet = Packet::new();
         parse::<F, _>(&Slice(bytes), &mut packet).map(|()| packet)
     }
 

@@ -101,17 +101,7 @@ where
     /// A record with nothing known.
     pub fn new() -> Self {
         Self {
-            packet: Packet {
-                source: A::ZERO,
-                destination: A::ZERO,
-                source_port: 0,
-                destination_port: 0,
-                proto: 0,
-                tcp_flags: 0,
-                header_checksum: [0; 2],
-                l4: 0,
-                first_fragment: false,
-            },
+            packet: Packet::new(),
             edit: Edit {
                 address: A::ZERO,
                 source_port: 0,
