@@ -29,6 +29,9 @@ pub fn diff(current: &TableContent, desired: &TableContent) -> Vec<Op> {
     // ORDER: before the count that covers them.
     let slots = |(key, value): (&_, &_)| Op::PutSlot(*key, *value);
     ops.extend(changed(&current.slots, &desired.slots).map(slots));
+    // ORDER: before the frontends that ask for them.
+    ops.extend(v4.put_ranges);
+    ops.extend(v6.put_ranges);
     // ORDER: the count last when it grows, and before anything vanishes when it shrinks.
     ops.extend(v4.put_frontends);
     ops.extend(v6.put_frontends);
@@ -37,6 +40,9 @@ pub fn diff(current: &TableContent, desired: &TableContent) -> Vec<Op> {
     // ORDER: no slot points to these any more.
     ops.extend(v4.delete_backends);
     ops.extend(v6.delete_backends);
+    // ORDER: no frontend asks for these any more.
+    ops.extend(v4.delete_ranges);
+    ops.extend(v6.delete_ranges);
     ops
 }
 
@@ -45,6 +51,8 @@ struct FamilyDiff {
     put_backends: Vec<Op>,
     put_frontends: Vec<Op>,
     delete_backends: Vec<Op>,
+    put_ranges: Vec<Op>,
+    delete_ranges: Vec<Op>,
 }
 
 impl FamilyDiff {
@@ -65,7 +73,13 @@ impl FamilyDiff {
             .map(|(key, value)| wrap(TableOp::PutFrontend(*key, *value)));
         let delete_backends =
             gone(&current.backends, &desired.backends).map(|id| wrap(TableOp::DeleteBackend(*id)));
+        let put_ranges = desired.source_ranges.difference(&current.source_ranges);
+        let put_ranges = put_ranges.map(|key| wrap(TableOp::PutSourceRange(*key)));
+        let delete_ranges = current.source_ranges.difference(&desired.source_ranges);
+        let delete_ranges = delete_ranges.map(|key| wrap(TableOp::DeleteSourceRange(*key)));
         Self {
+            put_ranges: put_ranges.collect(),
+            delete_ranges: delete_ranges.collect(),
             delete_frontends: delete_frontends.collect(),
             put_backends: put_backends.collect(),
             put_frontends: put_frontends.collect(),

@@ -131,9 +131,23 @@ impl Memory {
             Op::V6(TableOp::PutBackend(id, _)) => {
                 (!v6.backends.contains_key(id)).then_some(v6.backends.len())
             }
+            Op::V4(TableOp::PutSourceRange(key)) => {
+                (!v4.source_ranges.contains(key)).then_some(v4.source_ranges.len())
+            }
+            Op::V6(TableOp::PutSourceRange(key)) => {
+                (!v6.source_ranges.contains(key)).then_some(v6.source_ranges.len())
+            }
             Op::PutSlot(key, _) => (!slots.contains_key(key)).then_some(slots.len()),
-            Op::V4(TableOp::DeleteFrontend(_) | TableOp::DeleteBackend(_))
-            | Op::V6(TableOp::DeleteFrontend(_) | TableOp::DeleteBackend(_))
+            Op::V4(
+                TableOp::DeleteFrontend(_)
+                | TableOp::DeleteBackend(_)
+                | TableOp::DeleteSourceRange(_),
+            )
+            | Op::V6(
+                TableOp::DeleteFrontend(_)
+                | TableOp::DeleteBackend(_)
+                | TableOp::DeleteSourceRange(_),
+            )
             | Op::DeleteSlot(_) => None,
         }
     }

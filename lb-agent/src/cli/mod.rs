@@ -4,6 +4,8 @@
 //! **Invariant:** flags are kebab-case, every default is told by `--help`, and a wrong value is
 //! refused before anything is done.
 
+mod describe;
+mod options;
 mod plan;
 mod render;
 mod run;
@@ -13,6 +15,7 @@ use lb_common::abi::Algorithm;
 
 use crate::telemetry::LogFormat;
 
+pub use describe::PlanText;
 pub use render::{TableText, table_text};
 
 /// Balances Kubernetes Services in the kernel of this node.

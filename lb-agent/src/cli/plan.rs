@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `lb-agent plan`: manifests in, tables out, no kernel and no privilege.
+//! `lb-agent plan`: manifests in, the plan out, no kernel and no privilege.
 //!
 //! It runs the same code as `run` on tables in memory, as after a start on empty tables.
-//! **Invariant:** tables go to stdout, everything else to stderr, so the output can be piped.
+//! **Invariant:** the plan goes to stdout, everything else to stderr, so the output can be piped.
 
 use std::io::Write as _;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::{AlgorithmName, table_text};
+use super::PlanText;
+use super::options::PlanningArgs;
 use crate::config;
 use crate::error_chain;
 use crate::model::snapshot::Update;
@@ -36,42 +37,40 @@ pub(super) struct PlanArgs {
     /// Plan for this node [default: the host name].
     #[arg(long, value_name = "NAME")]
     node: Option<String>,
-    /// The algorithm of Services that name none.
-    #[arg(long, value_enum, default_value_t)]
-    algorithm: AlgorithmName,
-    /// How to write the tables.
+    #[command(flatten)]
+    planning: PlanningArgs,
+    /// How to write the plan; the JSON is described by lb-agent/plan.schema.json.
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
+    /// Also list every endpoint that gets no new flows, with the reason.
+    #[arg(long)]
+    explain: bool,
 }
 
 pub(super) fn plan(args: &PlanArgs) -> Result<(), String> {
-    let (objects, problems) = manifests::load(&args.manifests).map_err(|e| error_chain(&e))?;
-    for problem in problems {
-        tracing::warn!("{problem}");
-    }
+    config::manifests(&args.manifests).map_err(|e| error_chain(&e))?;
     let settings = Settings {
         node_name: config::node_name(args.node.as_deref()).map_err(|e| error_chain(&e))?,
-        algorithm: args.algorithm.into(),
+        options: args.planning.options()?,
         id_limits: IdLimits::default(),
     };
+    let (objects, problems) = manifests::load(&args.manifests).map_err(|e| error_chain(&e))?;
     let mut tables = Memory::default();
     let mut reconciler = Reconciler::restore(settings, tables.content(), 1);
-    reconciler.receive(Update::Reset(objects));
-    reconciler.sync(&mut tables);
-    let frontends = table_text(tables.content(), reconciler.ids());
+    // Warnings of Services are part of the output; the log would say them twice.
+    tracing::subscriber::with_default(tracing::subscriber::NoSubscriber::default(), || {
+        reconciler.receive(Update::Reset(objects));
+        reconciler.sync(&mut tables);
+    });
+    let mut plan = PlanText::new(&reconciler, args.explain);
+    for problem in &problems {
+        tracing::warn!("{problem}");
+        plan.warn(problem.subject(), problem.detail());
+    }
     let text = match args.output {
-        Output::Text => {
-            let mut text = String::new();
-            for frontend in &frontends {
-                frontend.write_to(&mut text);
-            }
-            text
-        }
-        Output::Json => {
-            let json = serde_json::to_string_pretty(&frontends);
-            json.map_err(|e| error_chain(&e))? + "\n"
-        }
+        Output::Text => plan.to_table(),
+        Output::Json => serde_json::to_string_pretty(&plan).map_err(|e| error_chain(&e))? + "\n",
     };
     let written = std::io::stdout().write_all(text.as_bytes());
-    written.map_err(|e| format!("write the tables: {e}"))
+    written.map_err(|e| format!("write the plan: {e}"))
 }

@@ -9,7 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
-use lb_common::abi::{Algorithm, Backend, BackendState, Frontend, FrontendKey, SlotKey};
+use lb_common::abi::{
+    Algorithm, Backend, BackendFlags, BackendState, Frontend, FrontendFlags, FrontendKey, Kind,
+    List, Policy, Scope, SlotKey,
+};
 use serde::Serialize;
 
 use crate::model::tables::{FamilyTables, TableContent, protocol_name, socket};
@@ -26,10 +29,25 @@ pub struct TableText {
     service: String,
     service_id: u32,
     generation: u32,
+    kind: String,
     algorithm: String,
-    drop_if_empty: bool,
+    affinity_secs: u32,
+    /// What each scope does: list, verdict of an empty list, masquerading.
+    policies: BTreeMap<&'static str, PolicyText>,
+    source_ranges: Vec<String>,
     backends: Vec<BackendText>,
-    draining: Vec<BackendText>,
+    /// Slots of the list of this node's backends.
+    local: Vec<BackendText>,
+    /// Backends without a slot: they keep the flows that they have.
+    kept: Vec<BackendText>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct PolicyText {
+    list: &'static str,
+    if_empty: &'static str,
+    snat: &'static str,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -42,6 +60,8 @@ struct BackendText {
     /// `address:port`.
     address: String,
     terminating: bool,
+    /// It runs on this node.
+    local: bool,
     epoch: u32,
 }
 
@@ -81,33 +101,88 @@ where
     A: Ord + Copy + Into<IpAddr>,
 {
     let mut used = BTreeSet::new();
-    let mut backends = Vec::new();
-    for slot in 0..value.count {
-        let id = content
-            .slots
-            .get(&SlotKey::main(value.service, slot))
-            .copied();
-        let id = id.unwrap_or_default();
-        backends.push(backend(id, tables.backends.get(&id), Some(slot)));
-        used.insert(id);
-    }
-    let draining = all.iter().filter(|id| !used.contains(id));
+    let mut list = |list: List, count: u16| -> Vec<BackendText> {
+        let slots = (0..count).map(|slot| {
+            let id = content.slots.get(&SlotKey::new(value.service, list, slot));
+            let id = id.copied().unwrap_or_default();
+            used.insert(id);
+            backend(id, tables.backends.get(&id), Some(slot))
+        });
+        slots.collect()
+    };
+    let backends = list(List::Cluster, value.cluster_count);
+    let local = list(List::Local, value.local_count);
+    let kept = all.iter().filter(|id| !used.contains(id));
+    let kept = kept.map(|id| backend(*id, tables.backends.get(id), None));
+    let restricted = value.flags & FrontendFlags::SOURCE_RANGES != 0;
+    let ranges = tables.source_ranges.iter();
+    let ranges = ranges.filter(|r| restricted && r.range.service == value.service);
     TableText {
         frontend: socket(key.address.into(), key.port),
         protocol: protocol_name(key.proto),
         service: name(value.service, ids),
         service_id: value.service,
         generation: value.generation,
+        kind: Kind::from_byte(value.kind).map_or_else(
+            || format!("kind {}", value.kind),
+            |kind| kind_name(kind).to_owned(),
+        ),
         algorithm: match Algorithm::from_byte(value.algorithm) {
             Some(Algorithm::RoundRobin) => "round-robin".to_owned(),
             Some(Algorithm::Random) => "random".to_owned(),
             None => format!("algorithm {}", value.algorithm),
         },
-        drop_if_empty: value.flags & lb_common::abi::FrontendFlags::DROP_IF_EMPTY != 0,
-        backends,
-        draining: draining
-            .map(|id| backend(*id, tables.backends.get(id), None))
+        affinity_secs: value.affinity_secs,
+        policies: Scope::ALL
+            .into_iter()
+            .map(|scope| (scope_name(scope), policy(value.policy(scope))))
             .collect(),
+        source_ranges: ranges
+            .map(|r| format!("{}/{}", r.range.address.into(), r.bits()))
+            .collect(),
+        backends,
+        local,
+        kept: kept.collect(),
+    }
+}
+
+fn policy(bits: u8) -> PolicyText {
+    let has = |bit: u8| bits & bit != 0;
+    PolicyText {
+        list: if has(Policy::LOCAL_LIST) {
+            "local"
+        } else {
+            "cluster"
+        },
+        if_empty: if has(Policy::DROP_IF_EMPTY) {
+            "drop"
+        } else {
+            "reject"
+        },
+        snat: match (has(Policy::SNAT_ALWAYS), has(Policy::SNAT_REMOTE)) {
+            (true, _) => "always",
+            (false, true) => "remote",
+            (false, false) => "never",
+        },
+    }
+}
+
+/// The name of a scope as people read it.
+pub(super) fn scope_name(scope: Scope) -> &'static str {
+    match scope {
+        Scope::Pod => "pod",
+        Scope::Node => "node",
+        Scope::External => "external",
+    }
+}
+
+/// The name of a kind as people read it.
+pub(super) fn kind_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::ClusterIp => "ClusterIP",
+        Kind::NodePort => "NodePort",
+        Kind::ExternalIp => "ExternalIP",
+        Kind::LoadBalancer => "LoadBalancer",
     }
 }
 
@@ -121,6 +196,7 @@ where
         backend_id: id,
         address: value.map_or_else(missing, |b| socket(b.address.into(), b.port)),
         terminating: value.is_some_and(|b| b.state == BackendState::Terminating as u8),
+        local: value.is_some_and(|b| b.flags & BackendFlags::ON_THIS_NODE != 0),
         epoch: value.map_or(0, |b| b.epoch),
     }
 }
@@ -134,33 +210,74 @@ fn name(service: u32, ids: &Ids) -> String {
 }
 
 impl TableText {
-    /// The frontend on one line and each backend on one more.
+    /// The frontend on one line, one more for scopes that differ from the others, and one for each
+    /// backend.
     pub fn write_to(&self, text: &mut String) {
-        let empty = match (self.backends.is_empty(), self.drop_if_empty) {
-            (false, _) => "",
-            (true, false) => "  no backend",
-            (true, true) => "  no backend on this node",
-        };
         // Writing to a String cannot fail.
-        writeln!(
+        write!(
             text,
-            "{} {}  {}  service {}  {}{empty}",
-            self.frontend, self.protocol, self.service, self.service_id, self.algorithm
+            "{} {}  {}  service {}  {}  {}",
+            self.frontend, self.protocol, self.service, self.service_id, self.kind, self.algorithm
         )
         .ok();
-        for backend in &self.backends {
-            let slot = backend.slot.unwrap_or_default();
-            let note = if backend.terminating {
-                "  terminating"
-            } else {
-                ""
+        if self.affinity_secs > 0 {
+            write!(text, "  affinity {} s", self.affinity_secs).ok();
+        }
+        text.push('\n');
+        self.write_policies(text);
+        if !self.source_ranges.is_empty() {
+            writeln!(text, "  from {}", self.source_ranges.join(", ")).ok();
+        }
+        for (list, backends) in [("", &self.backends), ("local ", &self.local)] {
+            for backend in backends {
+                let slot = backend.slot.unwrap_or_default();
+                let note = backend.note();
+                let (address, id) = (&backend.address, backend.backend_id);
+                writeln!(text, "  {list}slot {slot}  {address}  backend {id}{note}").ok();
+            }
+        }
+        for backend in &self.kept {
+            let note = backend.note();
+            let (address, id) = (&backend.address, backend.backend_id);
+            writeln!(text, "  kept  {address}  backend {id}{note}").ok();
+        }
+    }
+
+    /// Scopes that share a policy share a line.
+    fn write_policies(&self, text: &mut String) {
+        let mut groups: Vec<(&PolicyText, Vec<&str>)> = Vec::new();
+        for scope in Scope::ALL.map(scope_name) {
+            let Some(policy) = self.policies.get(scope) else {
+                continue;
             };
-            let (address, id) = (&backend.address, backend.backend_id);
-            writeln!(text, "  slot {slot}  {address}  backend {id}{note}").ok();
+            match groups.iter_mut().find(|(known, _)| *known == policy) {
+                Some((_, scopes)) => scopes.push(scope),
+                None => groups.push((policy, vec![scope])),
+            }
         }
-        for backend in &self.draining {
-            let (address, id) = (&backend.address, backend.backend_id);
-            writeln!(text, "  draining  {address}  backend {id}").ok();
+        for (policy, scopes) in groups {
+            let empty = match policy.list {
+                "local" => self.local.is_empty(),
+                _ => self.backends.is_empty(),
+            };
+            let verdict = if empty { policy.if_empty } else { "forward" };
+            let (scopes, list, snat) = (scopes.join(", "), policy.list, policy.snat);
+            writeln!(text, "  {scopes}: {verdict}, {list} list, snat {snat}").ok();
         }
+    }
+}
+
+impl BackendText {
+    fn note(&self) -> String {
+        let mut note = String::new();
+        for (is, word) in [
+            (self.local, "  on this node"),
+            (self.terminating, "  terminating"),
+        ] {
+            if is {
+                note.push_str(word);
+            }
+        }
+        note
     }
 }

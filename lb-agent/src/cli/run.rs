@@ -15,7 +15,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
-use super::AlgorithmName;
+use super::options::PlanningArgs;
 use crate::datapath::{Datapath, DatapathConfig, Managed, Patterns};
 use crate::model::snapshot::Update;
 use crate::notify::Supervisor;
@@ -47,9 +47,8 @@ pub(super) struct RunArgs {
     /// used [default: the root of the hierarchy].
     #[arg(long, value_name = "DIR")]
     cgroup: Option<PathBuf>,
-    /// The algorithm of Services without the annotation lb-agent/algorithm.
-    #[arg(long, value_enum, default_value_t)]
-    algorithm: AlgorithmName,
+    #[command(flatten)]
+    planning: PlanningArgs,
     /// Devices to manage even if they are not found to need it; * and ? match any text.
     #[arg(long, value_name = "GLOB", value_delimiter = ',')]
     include_interfaces: Vec<String>,
@@ -72,7 +71,7 @@ pub(super) fn run(args: &RunArgs) -> Result<(), String> {
     debug!(?cgroup, "socket hooks are not attached yet");
     let settings = Settings {
         node_name,
-        algorithm: args.algorithm.into(),
+        options: args.planning.options()?,
         id_limits: IdLimits::default(),
     };
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use std::io;
 
 use aya::maps::MapError;
-use lb_common::abi::{Backend, FrontendKey, limits, names};
+use aya::maps::lpm_trie::Key;
+use lb_common::abi::{Backend, FrontendKey, SourceRange, SourceRangeKey, limits, names};
 
 use super::error::os_error;
 use super::maps::{FamilyMaps, Hash, KernelTables, MapFamily, Raw, is_missing};
@@ -46,6 +47,7 @@ impl<A: Copy + Ord> FamilyMaps<A>
 where
     FrontendKey<A>: bytemuck::Pod,
     Backend<A>: bytemuck::Pod,
+    SourceRange<A>: bytemuck::Pod,
 {
     fn apply(&mut self, op: &TableOp<A>) -> Result<(), MapError> {
         match op {
@@ -53,6 +55,11 @@ where
             TableOp::DeleteFrontend(key) => delete(&mut self.frontends, *key),
             TableOp::PutBackend(id, value) => put(&mut self.backends, *id, *value),
             TableOp::DeleteBackend(id) => delete(&mut self.backends, *id),
+            TableOp::PutSourceRange(key) => self.ranges.insert(&trie_key(key), ALLOWED, 0),
+            TableOp::DeleteSourceRange(key) => match self.ranges.remove(&trie_key(key)) {
+                Err(error) if is_missing(&error) => Ok(()),
+                other => other,
+            },
         }
     }
 
@@ -60,7 +67,37 @@ where
         Ok(FamilyTables {
             frontends: dump(&self.frontends, F::FRONTENDS)?,
             backends: dump(&self.backends, F::BACKENDS)?,
+            source_ranges: self
+                .ranges
+                .keys()
+                .map(|key| key.map(|key| range_of(&key)))
+                .collect::<Result<_, _>>()
+                .map_err(|error| DumpError {
+                    map: F::SOURCE_RANGES,
+                    source: into_io(error),
+                })?,
         })
+    }
+}
+
+/// What the tries hold: that an entry is there says all.
+const ALLOWED: u8 = 1;
+
+/// The key as aya has it: the same bytes, with its own name for the prefix.
+fn trie_key<A: Copy>(key: &SourceRangeKey<A>) -> Key<Raw<SourceRange<A>>>
+where
+    SourceRange<A>: bytemuck::Pod,
+{
+    Key::new(key.prefix_len, Raw(key.range))
+}
+
+fn range_of<A: Copy>(key: &Key<Raw<SourceRange<A>>>) -> SourceRangeKey<A>
+where
+    SourceRange<A>: bytemuck::Pod,
+{
+    SourceRangeKey {
+        prefix_len: key.prefix_len(),
+        range: key.data().0,
     }
 }
 
@@ -100,6 +137,7 @@ fn limit(map: &'static str) -> u32 {
     match map {
         names::SLOTS => limits::SLOTS,
         names::BACKENDS_V4 | names::BACKENDS_V6 => limits::BACKENDS,
+        names::SRC_RANGES_V4 | names::SRC_RANGES_V6 => limits::SOURCE_RANGES,
         _ => limits::FRONTENDS,
     }
 }

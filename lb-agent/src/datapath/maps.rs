@@ -7,8 +7,10 @@
 
 use std::path::Path;
 
-use aya::maps::{HashMap, MapData, MapError, PerCpuArray};
-use lb_common::abi::{Backend, Conn, ConnKey, Frontend, FrontendKey, Iface, SlotKey, names};
+use aya::maps::{HashMap, LpmTrie, MapData, MapError, PerCpuArray};
+use lb_common::abi::{
+    Backend, Conn, ConnKey, Frontend, FrontendKey, Iface, SlotKey, SourceRange, names,
+};
 use lb_common::{Family, Reason, V4, V6};
 
 use super::error::DatapathError;
@@ -51,39 +53,60 @@ pub(super) trait MapFamily: Family {
     const FRONTENDS: &'static str;
     const BACKENDS: &'static str;
     const CONNS: &'static str;
+    const SOURCE_RANGES: &'static str;
 }
 
 impl MapFamily for V4 {
     const FRONTENDS: &'static str = names::FRONTENDS_V4;
     const BACKENDS: &'static str = names::BACKENDS_V4;
     const CONNS: &'static str = names::CONNS_V4;
+    const SOURCE_RANGES: &'static str = names::SRC_RANGES_V4;
 }
 
 impl MapFamily for V6 {
     const FRONTENDS: &'static str = names::FRONTENDS_V6;
     const BACKENDS: &'static str = names::BACKENDS_V6;
     const CONNS: &'static str = names::CONNS_V6;
+    const SOURCE_RANGES: &'static str = names::SRC_RANGES_V6;
 }
 
-/// Frontends and backends of one family.
+/// Opens the pinned trie of source ranges `name`.
+fn open_trie<A>(pins: &Pins, name: &'static str) -> Result<Ranges<A>, DatapathError>
+where
+    SourceRange<A>: bytemuck::Pod,
+{
+    MapData::from_pin(pins.map(name))
+        .map(aya::maps::Map::LpmTrie)
+        .and_then(LpmTrie::try_from)
+        .map_err(failed("open", name))
+}
+
+/// A trie of source ranges.
+pub(super) type Ranges<A> = LpmTrie<MapData, Raw<SourceRange<A>>, u8>;
+
+/// What planning writes of one family.
 pub(super) struct FamilyMaps<A>
 where
     FrontendKey<A>: bytemuck::Pod,
     Backend<A>: bytemuck::Pod,
+    SourceRange<A>: bytemuck::Pod,
 {
     pub(super) frontends: Hash<FrontendKey<A>, Frontend>,
     pub(super) backends: Hash<u32, Backend<A>>,
+    pub(super) ranges: Ranges<A>,
 }
 
 impl<A> FamilyMaps<A>
 where
     FrontendKey<A>: bytemuck::Pod,
     Backend<A>: bytemuck::Pod,
+    SourceRange<A>: bytemuck::Pod,
 {
     fn open<F: MapFamily<Addr = A>>(pins: &Pins) -> Result<Self, DatapathError> {
         Ok(Self {
             frontends: open_hash(pins, F::FRONTENDS)?,
             backends: open_hash(pins, F::BACKENDS)?,
+            ranges: open_trie(pins, F::SOURCE_RANGES)?,
         })
     }
 }

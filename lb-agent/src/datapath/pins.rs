@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use aya::maps::{MapData, MapInfo, MapType};
 use lb_common::Reason;
 use lb_common::abi::{
-    Backend, Conn, ConnKey, Cursor, Frontend, FrontendKey, Iface, LAYOUT_VERSION, SlotKey, limits,
-    names,
+    Backend, Conn, ConnKey, Cursor, Frontend, FrontendKey, Iface, LAYOUT_VERSION, SlotKey,
+    SourceRangeKey, limits, names,
 };
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
@@ -269,6 +269,16 @@ pub(super) fn shapes(connections_max: u32) -> Vec<Shape> {
         Shape::new::<u32, Cursor>(names::CURSORS, MapType::Array, limits::SERVICES),
         Shape::hash::<ConnKey<V4>, Conn<V4>>(names::CONNS_V4, connections_max),
         Shape::hash::<ConnKey<V6>, Conn<V6>>(names::CONNS_V6, connections_max),
+        Shape::new::<SourceRangeKey<V4>, u8>(
+            names::SRC_RANGES_V4,
+            MapType::LpmTrie,
+            limits::SOURCE_RANGES,
+        ),
+        Shape::new::<SourceRangeKey<V6>, u8>(
+            names::SRC_RANGES_V6,
+            MapType::LpmTrie,
+            limits::SOURCE_RANGES,
+        ),
         Shape::hash::<u32, Iface>(names::IFACES, limits::IFACES),
         reasons,
     ]

@@ -34,6 +34,17 @@ pub struct EndpointSlice {
     pub ports: Vec<EndpointPort>,
     /// The endpoints.
     pub endpoints: Vec<Endpoint>,
+    /// Endpoints that cannot be used.
+    pub rejected: Vec<RejectedEndpoint>,
+}
+
+/// An entry of a slice that no traffic can be sent to.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RejectedEndpoint {
+    /// Its address as it is written there; may be empty.
+    pub address: String,
+    /// What is wrong with it.
+    pub reason: String,
 }
 
 /// A port of all endpoints of a slice.

@@ -7,6 +7,7 @@
 //! built on these values can be tested without a cluster and without privilege.
 
 pub mod endpoint;
+pub mod prefix;
 pub mod service;
 pub mod snapshot;
 pub mod tables;

@@ -9,8 +9,10 @@ use std::net::IpAddr;
 
 use lb_common::abi::proto;
 
+use super::prefix::Prefix;
+
 /// Namespace and name of a Service. Ordered by namespace first.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ServiceKey {
     /// The namespace.
     pub namespace: String,
@@ -72,7 +74,7 @@ impl Protocol {
         match self {
             Self::Tcp => proto::TCP,
             Self::Udp => proto::UDP,
-            Self::Sctp => 132,
+            Self::Sctp => proto::SCTP,
         }
     }
 }
@@ -135,7 +137,7 @@ pub enum TrafficPolicy {
 }
 
 /// A Service, as far as it matters to forwarding.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Service {
     /// Namespace and name.
     pub key: ServiceKey,
@@ -157,12 +159,18 @@ pub struct Service {
     pub internal_policy: TrafficPolicy,
     /// The policy for traffic from outside.
     pub external_policy: TrafficPolicy,
+    /// Who may dial the load balancer's addresses, of both families; empty for everybody.
+    pub source_ranges: Vec<Prefix>,
+    /// The port at which a load balancer asks whether this node has endpoints.
+    pub health_check_node_port: Option<u16>,
     /// Seconds for which a client keeps its backend; none without session affinity.
     pub affinity_timeout_secs: Option<u32>,
     /// Another proxy serves it (label `service.kubernetes.io/service-proxy-name`).
     pub other_proxy: bool,
     /// The value of the annotation `lb-agent/algorithm`.
     pub algorithm: Option<String>,
+    /// Values of the object that cannot be used and are left out, in words.
+    pub ignored: Vec<String>,
 }
 
 impl Service {
@@ -180,6 +188,16 @@ impl Service {
             || self.ports.iter().any(|port| port.node_port.is_some())
     }
 
+    /// True when traffic from outside may use this node's endpoints only.
+    pub fn is_external_policy_local(&self) -> bool {
+        let applies = match self.service_type {
+            ServiceType::NodePort | ServiceType::LoadBalancer => true,
+            ServiceType::ClusterIp => !self.external_ips.is_empty(),
+            ServiceType::ExternalName => false,
+        };
+        applies && self.external_policy == TrafficPolicy::Local
+    }
+
     /// True when some frontend uses the endpoints of the whole cluster.
     pub fn uses_cluster(&self) -> bool {
         self.internal_policy == TrafficPolicy::Cluster || self.is_externally_accessible()
@@ -188,7 +206,14 @@ impl Service {
     /// True when some frontend uses this node's endpoints only.
     pub fn uses_local(&self) -> bool {
         self.internal_policy == TrafficPolicy::Local
-            || (self.external_policy == TrafficPolicy::Local && self.is_externally_accessible())
+            || (self.is_external_policy_local() && self.is_externally_accessible())
+    }
+
+    /// The port of its health check, if it has one: load balancers of the policy Local only.
+    pub fn health_check(&self) -> Option<u16> {
+        let asked =
+            self.service_type == ServiceType::LoadBalancer && self.is_external_policy_local();
+        self.health_check_node_port.filter(|_| asked)
     }
 }
 
@@ -199,8 +224,8 @@ pub struct Node {
     pub name: String,
     /// Its own addresses, internal ones first.
     pub addresses: Vec<IpAddr>,
-    /// The address ranges of its pods: prefix and length in bits.
-    pub pod_cidrs: Vec<(IpAddr, u8)>,
+    /// The address ranges of its pods.
+    pub pod_cidrs: Vec<Prefix>,
     /// The label `topology.kubernetes.io/zone`.
     pub zone: Option<String>,
 }

@@ -14,6 +14,10 @@ use super::service::{Node, Service, ServiceKey};
 
 /// An object that a source delivers.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "moved once, into the index; a box would be one more allocation for good"
+)]
 pub enum Object {
     /// A Service.
     Service(Service),

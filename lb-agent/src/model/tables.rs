@@ -10,7 +10,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
-use lb_common::abi::{Backend, BackendState, Frontend, FrontendKey, SlotKey, names, proto};
+use lb_common::abi::{
+    Backend, BackendState, Frontend, FrontendKey, List, SlotKey, SourceRangeKey, names, proto,
+};
+
+use super::prefix::Prefix;
 
 /// An address of IPv4 as the tables hold it.
 pub type Addr4 = [u8; 4];
@@ -24,6 +28,8 @@ pub struct FamilyTables<A: Ord> {
     pub frontends: BTreeMap<FrontendKey<A>, Frontend>,
     /// `BACKENDS_*`, by backend id.
     pub backends: BTreeMap<u32, Backend<A>>,
+    /// `SRC_RANGES_*`.
+    pub source_ranges: BTreeSet<SourceRangeKey<A>>,
 }
 
 impl<A: Ord> Default for FamilyTables<A> {
@@ -31,7 +37,27 @@ impl<A: Ord> Default for FamilyTables<A> {
         Self {
             frontends: BTreeMap::new(),
             backends: BTreeMap::new(),
+            source_ranges: BTreeSet::new(),
         }
+    }
+}
+
+impl<A: Ord> FamilyTables<A> {
+    fn len(&self) -> usize {
+        self.frontends.len() + self.backends.len() + self.source_ranges.len()
+    }
+
+    fn services(&self) -> impl Iterator<Item = u32> {
+        let frontends = self.frontends.values().map(|f| f.service);
+        let backends = self.backends.values().map(|b| b.service);
+        let ranges = self.source_ranges.iter().map(|r| r.range.service);
+        frontends.chain(backends).chain(ranges)
+    }
+
+    fn merge(&mut self, other: Self) {
+        self.frontends.extend(other.frontends);
+        self.backends.extend(other.backends);
+        self.source_ranges.extend(other.source_ranges);
     }
 }
 
@@ -54,21 +80,16 @@ impl TableContent {
 
     /// Entries in all tables together.
     pub fn len(&self) -> usize {
-        self.v4.frontends.len()
-            + self.v4.backends.len()
-            + self.v6.frontends.len()
-            + self.v6.backends.len()
-            + self.slots.len()
+        self.v4.len() + self.v6.len() + self.slots.len()
     }
 
     /// The service ids that anything in here belongs to.
     pub fn services(&self) -> BTreeSet<u32> {
-        let mut ids: BTreeSet<u32> = self.slots.keys().map(|key| key.service).collect();
-        ids.extend(self.v4.frontends.values().map(|f| f.service));
-        ids.extend(self.v6.frontends.values().map(|f| f.service));
-        ids.extend(self.v4.backends.values().map(|b| b.service));
-        ids.extend(self.v6.backends.values().map(|b| b.service));
-        ids
+        let slots = self.slots.keys().map(|key| key.service);
+        slots
+            .chain(self.v4.services())
+            .chain(self.v6.services())
+            .collect()
     }
 
     /// Adds a frontend to the tables of its family.
@@ -91,26 +112,38 @@ impl TableContent {
         id: u32,
         (service, epoch): (u32, u32),
         (address, port): (IpAddr, u16),
-        state: BackendState,
+        (state, flags): (BackendState, u8),
     ) {
         match address {
             IpAddr::V4(a) => {
                 let value = Backend::new(service, epoch, a.octets(), port, state);
-                self.v4.backends.insert(id, value);
+                self.v4.backends.insert(id, value.with_flags(flags));
             }
             IpAddr::V6(a) => {
                 let value = Backend::new(service, epoch, a.octets(), port, state);
-                self.v6.backends.insert(id, value);
+                self.v6.backends.insert(id, value.with_flags(flags));
+            }
+        }
+    }
+
+    /// Adds a range of sources that may dial load balancer addresses of `service`.
+    pub fn put_source_range(&mut self, service: u32, range: Prefix) {
+        match range.address() {
+            IpAddr::V4(a) => {
+                let key = SourceRangeKey::new(service, a.octets(), range.bits());
+                self.v4.source_ranges.insert(key);
+            }
+            IpAddr::V6(a) => {
+                let key = SourceRangeKey::new(service, a.octets(), range.bits());
+                self.v6.source_ranges.insert(key);
             }
         }
     }
 
     /// Adds everything of `other`; on a common key the value of `other` stays.
     pub fn merge(&mut self, other: Self) {
-        self.v4.frontends.extend(other.v4.frontends);
-        self.v4.backends.extend(other.v4.backends);
-        self.v6.frontends.extend(other.v6.frontends);
-        self.v6.backends.extend(other.v6.backends);
+        self.v4.merge(other.v4);
+        self.v6.merge(other.v6);
         self.slots.extend(other.slots);
     }
 
@@ -144,6 +177,12 @@ impl<A: Ord + Copy> FamilyTables<A> {
             TableOp::DeleteBackend(id) => {
                 self.backends.remove(id);
             }
+            TableOp::PutSourceRange(key) => {
+                self.source_ranges.insert(*key);
+            }
+            TableOp::DeleteSourceRange(key) => {
+                self.source_ranges.remove(key);
+            }
         }
     }
 }
@@ -151,9 +190,9 @@ impl<A: Ord + Copy> FamilyTables<A> {
 /// One write to one table. Deleting what is not there is no error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Op {
-    /// To `FRONTENDS_V4` or `BACKENDS_V4`.
+    /// To `FRONTENDS_V4`, `BACKENDS_V4` or `SRC_RANGES_V4`.
     V4(TableOp<Addr4>),
-    /// To `FRONTENDS_V6` or `BACKENDS_V6`.
+    /// To `FRONTENDS_V6`, `BACKENDS_V6` or `SRC_RANGES_V6`.
     V6(TableOp<Addr6>),
     /// Inserts into or replaces in `SLOTS`; the value is a backend id.
     PutSlot(SlotKey, u32),
@@ -172,6 +211,10 @@ pub enum TableOp<A> {
     PutBackend(u32, Backend<A>),
     /// Removes a backend by its id.
     DeleteBackend(u32),
+    /// Inserts a source range.
+    PutSourceRange(SourceRangeKey<A>),
+    /// Removes a source range.
+    DeleteSourceRange(SourceRangeKey<A>),
 }
 
 impl Op {
@@ -182,6 +225,12 @@ impl Op {
             Self::V4(TableOp::PutBackend(..) | TableOp::DeleteBackend(_)) => names::BACKENDS_V4,
             Self::V6(TableOp::PutFrontend(..) | TableOp::DeleteFrontend(_)) => names::FRONTENDS_V6,
             Self::V6(TableOp::PutBackend(..) | TableOp::DeleteBackend(_)) => names::BACKENDS_V6,
+            Self::V4(TableOp::PutSourceRange(_) | TableOp::DeleteSourceRange(_)) => {
+                names::SRC_RANGES_V4
+            }
+            Self::V6(TableOp::PutSourceRange(_) | TableOp::DeleteSourceRange(_)) => {
+                names::SRC_RANGES_V6
+            }
             Self::PutSlot(..) | Self::DeleteSlot(_) => names::SLOTS,
         }
     }
@@ -193,17 +242,20 @@ impl fmt::Display for Op {
             Self::V4(op) => op.describe(f, |a| IpAddr::from(*a)),
             Self::V6(op) => op.describe(f, |a| IpAddr::from(*a)),
             Self::PutSlot(key, backend) => {
-                write!(
-                    f,
-                    "put slot {} of service {} -> backend {backend}",
-                    key.slot, key.service
-                )
+                write!(f, "put {} -> backend {backend}", slot_words(*key))
             }
-            Self::DeleteSlot(key) => {
-                write!(f, "delete slot {} of service {}", key.slot, key.service)
-            }
+            Self::DeleteSlot(key) => write!(f, "delete {}", slot_words(*key)),
         }
     }
+}
+
+fn slot_words(key: SlotKey) -> String {
+    let list = if key.list == List::Local as u16 {
+        "local "
+    } else {
+        ""
+    };
+    format!("{list}slot {} of service {}", key.slot, key.service)
 }
 
 impl<A> TableOp<A> {
@@ -211,11 +263,15 @@ impl<A> TableOp<A> {
         match self {
             Self::PutFrontend(key, value) => write!(
                 f,
-                "put frontend {} {} -> service {} count {}",
+                "put frontend {} {} -> service {} count {}{}",
                 socket(address(&key.address), key.port),
                 protocol_name(key.proto),
                 value.service,
-                value.count
+                value.cluster_count,
+                match value.local_count {
+                    0 => String::new(),
+                    local => format!(" local {local}"),
+                }
             ),
             Self::DeleteFrontend(key) => write!(
                 f,
@@ -230,6 +286,20 @@ impl<A> TableOp<A> {
                 value.service
             ),
             Self::DeleteBackend(id) => write!(f, "delete backend {id}"),
+            Self::PutSourceRange(key) => write!(
+                f,
+                "put source range {}/{} of service {}",
+                address(&key.range.address),
+                key.bits(),
+                key.range.service
+            ),
+            Self::DeleteSourceRange(key) => write!(
+                f,
+                "delete source range {}/{} of service {}",
+                address(&key.range.address),
+                key.bits(),
+                key.range.service
+            ),
         }
     }
 }
@@ -239,11 +309,12 @@ pub fn socket(address: IpAddr, port: u16) -> String {
     std::net::SocketAddr::new(address, port).to_string()
 }
 
-/// `TCP`, `UDP` or `protocol N`.
+/// `TCP`, `UDP`, `SCTP` or `protocol N`.
 pub fn protocol_name(number: u8) -> String {
     match number {
         proto::TCP => "TCP".to_owned(),
         proto::UDP => "UDP".to_owned(),
+        proto::SCTP => "SCTP".to_owned(),
         other => format!("protocol {other}"),
     }
 }

@@ -2,14 +2,17 @@
 //! Who owns a frontend that several Services want.
 //!
 //! Two Services may name the same address, port and protocol. The oldest gets it, by creation time
-//! and then by name; the others get a warning, and it when the owner lets go.
+//! and then by name, and a node port comes after every other kind; the others get a warning, and
+//! it when the owner lets go.
 //! **Invariant:** the answer depends on the set of claims only, never on the order they came in.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
-use crate::model::service::{Service, ServiceKey};
+use lb_common::abi::Kind;
+
+use crate::model::service::{IpFamily, Service, ServiceKey, ServicePort};
 use crate::model::tables;
 
 /// Address, port and protocol number of a frontend of either family.
@@ -41,73 +44,154 @@ impl fmt::Display for FrontendAddress {
     }
 }
 
-/// Rank of a claim: objects of unknown age come last, equals in the order of their names.
-type Claim = (i64, ServiceKey);
+/// Rank of a claim: node ports come after addresses that a Service owns, objects of unknown age come
+/// last, equals in the order of their names.
+type Claim = (bool, i64, ServiceKey);
+
+/// What one Service claims: its age, and each frontend with whether it is a node port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Share {
+    created_secs: i64,
+    frontends: Vec<(FrontendAddress, bool)>,
+}
 
 /// All claims of all Services.
 #[derive(Clone, Debug, Default)]
 pub struct Claims {
-    by_frontend: BTreeMap<FrontendAddress, BTreeSet<Claim>>,
-    by_service: BTreeMap<ServiceKey, (Claim, Vec<FrontendAddress>)>,
+    /// In the order of their ranks; nearly always one.
+    by_frontend: BTreeMap<FrontendAddress, Vec<Claim>>,
+    by_service: BTreeMap<ServiceKey, Share>,
+    /// How many frontends that are no node ports each address has.
+    virtual_ips: BTreeMap<IpAddr, u32>,
 }
 
 impl Claims {
-    /// Replaces the claims of the Service `key`, none if it is gone. Answers with the other
-    /// Services that must be planned again, because an owner may have changed.
-    pub fn set(&mut self, key: &ServiceKey, service: Option<&Service>) -> BTreeSet<ServiceKey> {
-        let mut frontends = service.map(wanted_by).unwrap_or_default();
+    /// Replaces the claims of the Service `key`, none if it is gone, on a node that serves node
+    /// ports at `node_ports`. Answers with the other Services that must be planned again, because
+    /// an owner may have changed.
+    pub fn set(
+        &mut self,
+        key: &ServiceKey,
+        service: Option<&Service>,
+        node_ports: &[IpAddr],
+    ) -> BTreeSet<ServiceKey> {
+        let mut frontends = service.map_or_else(Vec::new, |s| all_wanted_by(s, node_ports));
         frontends.sort_unstable();
-        frontends.dedup();
-        let created = service.and_then(|s| s.created_secs).unwrap_or(i64::MAX);
-        let claim = (created, key.clone());
-        let before = self.by_service.remove(key);
-        if before
-            .as_ref()
-            .is_some_and(|b| b.0 == claim && b.1 == frontends)
-        {
-            self.by_service.insert(key.clone(), (claim, frontends));
+        frontends.dedup_by_key(|(at, _)| *at);
+        let share = Share {
+            created_secs: service.and_then(|s| s.created_secs).unwrap_or(i64::MAX),
+            frontends,
+        };
+        if self.by_service.get(key) == Some(&share) {
             return BTreeSet::new();
         }
         let mut rivals = BTreeSet::new();
-        for (old_claim, frontend) in before
-            .iter()
-            .flat_map(|(c, all)| all.iter().map(move |f| (c, f)))
-        {
-            if let Some(claims) = self.by_frontend.get_mut(frontend) {
-                claims.remove(old_claim);
-                rivals.extend(claims.iter().map(|(_, rival)| rival.clone()));
-                if claims.is_empty() {
-                    self.by_frontend.remove(frontend);
-                }
+        if let Some(before) = self.by_service.remove(key) {
+            for (at, is_node_port) in before.frontends {
+                self.withdraw(
+                    at,
+                    &(is_node_port, before.created_secs, key.clone()),
+                    &mut rivals,
+                );
             }
         }
-        for frontend in &frontends {
-            let claims = self.by_frontend.entry(*frontend).or_default();
-            rivals.extend(claims.iter().map(|(_, rival)| rival.clone()));
-            claims.insert(claim.clone());
+        for (at, is_node_port) in &share.frontends {
+            let claim = (*is_node_port, share.created_secs, key.clone());
+            self.enter(*at, claim, &mut rivals);
         }
-        if !frontends.is_empty() {
-            self.by_service.insert(key.clone(), (claim, frontends));
+        if !share.frontends.is_empty() {
+            self.by_service.insert(key.clone(), share);
         }
         rivals
+    }
+
+    fn enter(&mut self, at: FrontendAddress, claim: Claim, rivals: &mut BTreeSet<ServiceKey>) {
+        if !claim.0 {
+            *self.virtual_ips.entry(at.address).or_default() += 1;
+        }
+        let Some(claims) = self.by_frontend.get_mut(&at) else {
+            self.by_frontend.insert(at, vec![claim]);
+            return;
+        };
+        rivals.extend(claims.iter().map(|(_, _, rival)| rival.clone()));
+        let place = claims.partition_point(|other| *other < claim);
+        claims.insert(place, claim);
+    }
+
+    fn withdraw(&mut self, at: FrontendAddress, claim: &Claim, rivals: &mut BTreeSet<ServiceKey>) {
+        if let (false, Some(uses)) = (claim.0, self.virtual_ips.get_mut(&at.address)) {
+            *uses -= 1;
+            if *uses == 0 {
+                self.virtual_ips.remove(&at.address);
+            }
+        }
+        let Some(claims) = self.by_frontend.get_mut(&at) else {
+            return;
+        };
+        claims.retain(|other| other != claim);
+        rivals.extend(claims.iter().map(|(_, _, rival)| rival.clone()));
+        if claims.is_empty() {
+            self.by_frontend.remove(&at);
+        }
     }
 
     /// The Service that gets `frontend`.
     pub fn owner(&self, frontend: &FrontendAddress) -> Option<&ServiceKey> {
         let first = self.by_frontend.get(frontend)?.first()?;
-        Some(&first.1)
+        Some(&first.2)
+    }
+
+    /// True when `address` is a cluster, external or load balancer address of some Service.
+    pub fn is_virtual(&self, address: IpAddr) -> bool {
+        self.virtual_ips.contains_key(&address)
     }
 }
 
-/// Every frontend that `service` names.
-fn wanted_by(service: &Service) -> Vec<FrontendAddress> {
+/// Every frontend that `port` of `service` names in `family`, in the order in which kube-proxy
+/// looks for them; none in a family in which the Service has no virtual address.
+pub(super) fn wanted_by<'a>(
+    service: &'a Service,
+    port: &'a ServicePort,
+    family: IpFamily,
+    node_ports: &'a [IpAddr],
+) -> impl Iterator<Item = (FrontendAddress, Kind)> + 'a {
+    let mut own = service.cluster_ips.iter();
+    let has_family = own.any(|ip| IpFamily::of(*ip) == family);
+    let proto = port.protocol.number();
+    let at = move |number: u16, kind: Kind| {
+        move |ip: &IpAddr| (FrontendAddress::new(*ip, number, proto), kind)
+    };
+    let addresses = service
+        .cluster_ips
+        .iter()
+        .map(at(port.port, Kind::ClusterIp));
+    let addresses = addresses.chain(
+        service
+            .external_ips
+            .iter()
+            .map(at(port.port, Kind::ExternalIp)),
+    );
+    let balancer = service.load_balancer_ips.iter();
+    let addresses = addresses.chain(balancer.map(at(port.port, Kind::LoadBalancer)));
+    let on_nodes = port.node_port.into_iter();
+    let on_nodes =
+        on_nodes.flat_map(move |number| node_ports.iter().map(at(number, Kind::NodePort)));
+    addresses
+        .chain(on_nodes)
+        .filter(move |(at, _)| has_family && IpFamily::of(at.address) == family)
+}
+
+fn all_wanted_by(service: &Service, node_ports: &[IpAddr]) -> Vec<(FrontendAddress, bool)> {
     if !service.is_served() {
         return Vec::new();
     }
-    let ports = || service.ports.iter();
-    service
-        .cluster_ips
-        .iter()
-        .flat_map(|ip| ports().map(|p| FrontendAddress::new(*ip, p.port, p.protocol.number())))
-        .collect()
+    let mut found = Vec::new();
+    for port in &service.ports {
+        for family in [IpFamily::V4, IpFamily::V6] {
+            let wanted = wanted_by(service, port, family, node_ports);
+            found.extend(wanted.map(|(at, kind)| (at, kind == Kind::NodePort)));
+        }
+    }
+    found.shrink_to_fit();
+    found
 }

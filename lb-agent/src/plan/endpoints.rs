@@ -179,6 +179,28 @@ fn hinted_here(endpoint: &Endpoint, mode: TopologyMode, node: NodeContext<'_>) -
     }
 }
 
+/// Why `candidate`, which is ready, is not in the cluster list: the hints say so.
+pub(super) fn hinted_away(
+    all: &[Candidate<'_>],
+    candidate: &Candidate<'_>,
+    node: NodeContext<'_>,
+) -> String {
+    let joined = |hints: &BTreeSet<String>| {
+        let hints: Vec<&str> = hints.iter().map(String::as_str).collect();
+        hints.join(", ")
+    };
+    let endpoint = candidate.endpoint;
+    match topology_mode(all, node) {
+        TopologyMode::SameNode => {
+            format!("its hints are for nodes {}", joined(&endpoint.node_hints))
+        }
+        TopologyMode::SameZone => {
+            format!("its hints are for zones {}", joined(&endpoint.zone_hints))
+        }
+        TopologyMode::Anywhere => "no hint excludes it".to_owned(),
+    }
+}
+
 #[cfg(test)]
 #[path = "endpoints_tests.rs"]
 mod tests;

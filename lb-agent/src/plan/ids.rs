@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use lb_common::abi::limits;
+use lb_common::abi::{List, limits};
 
 use super::claims::FrontendAddress;
 use super::endpoints::EndpointAddress;
@@ -46,21 +46,22 @@ struct Port {
     owner: Option<PortKey>,
     uid: String,
     generation: u32,
-    slots: Vec<u32>,
+    /// Backend ids by list and slot.
+    slots: [Vec<u32>; List::ALL.len()],
     backends: BTreeMap<EndpointAddress, BackendId>,
     /// Read back from the tables, and no object that names them has been seen yet.
     unconfirmed: BTreeSet<EndpointAddress>,
 }
 
 /// A backend that the tables held at start, for an endpoint that no object has named yet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unconfirmed {
     /// Its address and port.
     pub address: EndpointAddress,
     /// Its id and epoch.
     pub backend: BackendId,
-    /// It takes new flows.
-    pub in_list: bool,
+    /// The lists that it is in.
+    pub lists: Vec<List>,
 }
 
 /// An id could not be had.
@@ -121,11 +122,17 @@ impl Ids {
         for (id, port) in &ids.ports {
             backend_owner.extend(port.backends.values().map(|backend| (backend.id, *id)));
         }
+        let mut seen = BTreeSet::new();
         for (key, backend) in &content.slots {
             let port = ids.ports.entry(key.service).or_default();
+            let Some(slots) = port.slots.get_mut(usize::from(key.list)) else {
+                continue;
+            };
             // A half-applied change may have left a slot without its backend, or one backend twice.
-            if backend_owner.get(backend) == Some(&key.service) && !port.slots.contains(backend) {
-                port.slots.push(*backend);
+            if backend_owner.get(backend) == Some(&key.service)
+                && seen.insert((key.service, key.list, *backend))
+            {
+                slots.push(*backend);
             }
         }
         ids.services.occupy(ids.ports.keys().copied());
@@ -216,14 +223,20 @@ impl Ids {
         let Some(port) = self.ports.get(&service) else {
             return Vec::new();
         };
-        let in_list: BTreeSet<u32> = port.slots.iter().copied().collect();
+        let in_lists: [BTreeSet<u32>; 2] = port
+            .slots
+            .each_ref()
+            .map(|slots| slots.iter().copied().collect());
         let known = port.backends.iter();
         known
             .filter(|(address, _)| port.unconfirmed.contains(address))
             .map(|(address, backend)| Unconfirmed {
                 address: *address,
                 backend: *backend,
-                in_list: in_list.contains(&backend.id),
+                lists: List::ALL
+                    .into_iter()
+                    .filter(|list| in_lists[*list as usize].contains(&backend.id))
+                    .collect(),
             })
             .collect()
     }
@@ -236,11 +249,11 @@ impl Ids {
             .collect()
     }
 
-    /// The slots of `service` for exactly the backends `wanted`, moving as few as possible.
+    /// The slots of `list` of `service` for exactly the backends `wanted`, moving as few as possible.
     ///
     /// A newcomer takes the place of one that leaves; else the last one does.
-    pub fn arrange(&mut self, service: u32, wanted: &[u32]) -> Vec<u32> {
-        let slots = &mut self.ports.entry(service).or_default().slots;
+    pub fn arrange(&mut self, service: u32, list: List, wanted: &[u32]) -> Vec<u32> {
+        let slots = &mut self.ports.entry(service).or_default().slots[list as usize];
         let present: BTreeSet<u32> = slots.iter().copied().collect();
         let mut missing: BTreeSet<u32> = wanted.iter().copied().collect();
         let mut newcomers = wanted.iter().filter(|id| !present.contains(id));

@@ -61,7 +61,7 @@ fn limits_hold_for_what_is_read_back_too() {
         u32::MAX,
         (u32::MAX, u32::MAX),
         address(1),
-        lb_common::abi::BackendState::Active,
+        (lb_common::abi::BackendState::Active, 0),
     );
     let limits = IdLimits {
         services: 4,
@@ -82,7 +82,7 @@ proptest! {
         let mut before: Vec<u32> = Vec::new();
         for wanted in lists {
             let wanted: Vec<u32> = wanted.into_iter().collect();
-            let after = ids.arrange(1, &wanted);
+            let after = ids.arrange(1, List::Cluster, &wanted);
             let mut sorted = after.clone();
             sorted.sort_unstable();
             prop_assert_eq!(&sorted, &wanted);

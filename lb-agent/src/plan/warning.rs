@@ -5,6 +5,7 @@
 //! of that Service is served.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use super::claims::FrontendAddress;
 use crate::model::service::ServiceKey;
@@ -12,8 +13,14 @@ use crate::model::service::ServiceKey;
 /// Something about one Service that a person should know.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Warning {
-    /// A part of the object that this version does not forward.
-    NotServedYet(String),
+    /// A value of the object that cannot be used and is left out, in words.
+    Ignored(String),
+    /// An endpoint of the slice of this name that no traffic can be sent to, and why.
+    EndpointRejected(String, String),
+    /// There are node ports, but no address of this node is known.
+    NoNodeAddress(String),
+    /// An address of a family in which the Service has no cluster address; it is not served.
+    NoFamily(IpAddr),
     /// The annotation names no algorithm; the global one is used.
     UnknownAlgorithm(String),
     /// Another Service has this frontend.
@@ -38,7 +45,19 @@ pub enum Warning {
 impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotServedYet(what) => write!(f, "{what}: not served yet"),
+            Self::Ignored(what) => f.write_str(what),
+            Self::EndpointRejected(slice, reason) => {
+                write!(f, "EndpointSlice {slice}: {reason}, gets no traffic")
+            }
+            Self::NoNodeAddress(node) => write!(
+                f,
+                "node ports are not served: no address of Node {node} is known, or \
+                 --nodeport-addresses excludes all of them"
+            ),
+            Self::NoFamily(address) => write!(
+                f,
+                "{address} is not served: the Service has no cluster address of that family"
+            ),
             Self::UnknownAlgorithm(value) => write!(
                 f,
                 "annotation lb-agent/algorithm: unknown algorithm {value:?} (known: round-robin, \
@@ -47,7 +66,8 @@ impl fmt::Display for Warning {
             Self::FrontendTaken(frontend, owner) => {
                 write!(
                     f,
-                    "{frontend} belongs to Service {owner}, which is older or first by name"
+                    "{frontend} belongs to Service {owner}, which is older or first by name, or has \
+                     it as an address of its own"
                 )
             }
             Self::FrontendRepeated(frontend) => {

@@ -58,6 +58,8 @@ impl<A: Ord + Copy> Owners<A> {
                 (Some(value.service), before)
             }
             TableOp::DeleteBackend(id) => (None, self.backends.remove(id)),
+            TableOp::PutSourceRange(key) => (Some(key.range.service), None),
+            TableOp::DeleteSourceRange(key) => (None, Some(key.range.service)),
         }
     }
 }
@@ -99,9 +101,8 @@ impl Mirror {
             Op::V4(TableOp::PutBackend(id, _)) => Op::V4(TableOp::DeleteBackend(id)),
             Op::V6(TableOp::PutBackend(id, _)) => Op::V6(TableOp::DeleteBackend(id)),
             Op::PutSlot(key, _) => Op::DeleteSlot(key),
-            Op::V4(TableOp::DeleteFrontend(_) | TableOp::DeleteBackend(_))
-            | Op::V6(TableOp::DeleteFrontend(_) | TableOp::DeleteBackend(_))
-            | Op::DeleteSlot(_) => *op,
+            // Deletes are as they are, and a range never changes its service.
+            Op::V4(_) | Op::V6(_) | Op::DeleteSlot(_) => *op,
         };
         part.apply(&delete);
         if part.is_empty() {

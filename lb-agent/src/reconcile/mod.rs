@@ -10,18 +10,20 @@
 mod mirror;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
-use lb_common::abi::Algorithm;
 use tracing::{info, warn};
 
 use crate::diff::diff;
 use crate::error_chain;
-use crate::model::service::ServiceKey;
-use crate::model::snapshot::Update;
+use crate::model::service::{Service, ServiceKey};
+use crate::model::snapshot::{ServiceSnapshot, Update};
 use crate::model::tables::TableContent;
 use crate::plan::claims::Claims;
 use crate::plan::endpoints::NodeContext;
 use crate::plan::ids::{IdLimits, Ids};
+use crate::plan::node::{NodeAddresses, PlanOptions, TellsPods};
+use crate::plan::rules::{PortRules, service_rules};
 use crate::plan::warning::Warning;
 use crate::plan::{PlanContext, ServicePlan, plan_service};
 use crate::source::index::Index;
@@ -33,8 +35,8 @@ use mirror::Mirror;
 pub struct Settings {
     /// The name of this node.
     pub node_name: String,
-    /// The algorithm of Services that name none.
-    pub algorithm: Algorithm,
+    /// What the operator chose for all Services.
+    pub options: PlanOptions,
     /// How many ids there are.
     pub id_limits: IdLimits,
 }
@@ -56,6 +58,9 @@ pub struct Reconciler {
     settings: Settings,
     index: Index,
     claims: Claims,
+    /// The addresses of this node's devices, once the kernel has told them.
+    kernel_addresses: Option<BTreeSet<IpAddr>>,
+    addresses: NodeAddresses,
     ids: Ids,
     mirror: Mirror,
     pending: BTreeSet<ServiceKey>,
@@ -64,6 +69,23 @@ pub struct Reconciler {
     unreadable: Vec<String>,
     prune_due: bool,
     warned: BTreeMap<ServiceKey, BTreeSet<Warning>>,
+}
+
+/// What planning needs of the reconciler, leaving its ids free to change.
+macro_rules! context {
+    ($this:ident) => {
+        PlanContext {
+            node: NodeContext {
+                name: $this.index.node_name(),
+                zone: $this.index.zone(),
+            },
+            addresses: &$this.addresses,
+            tells_pods: TellsPods::new(&$this.settings.options.detect_local, $this.index.node()),
+            options: &$this.settings.options,
+            claims: &$this.claims,
+            partial: !$this.unreadable.is_empty(),
+        }
+    };
 }
 
 /// Services that are written together.
@@ -79,6 +101,8 @@ impl Reconciler {
         Self {
             index: Index::new(settings.node_name.clone()),
             claims: Claims::default(),
+            kernel_addresses: None,
+            addresses: NodeAddresses::default(),
             ids: Ids::restore(content, settings.id_limits, stamp),
             mirror: Mirror::new(content),
             pending: BTreeSet::new(),
@@ -104,12 +128,58 @@ impl Reconciler {
             Update::Complete => self.complete(),
             Update::Changes(_) => {}
         }
-        let dirty = self.index.update(update);
+        let mut dirty = self.index.update(update);
+        if self.find_addresses() {
+            let on_nodes = |s: &&Service| {
+                let node_ports = s.ports.iter().any(|port| port.node_port.is_some());
+                node_ports || !s.source_ranges.is_empty()
+            };
+            let concerned = self.index.services().filter(on_nodes);
+            dirty.extend(concerned.map(|service| service.key.clone()));
+        }
+        self.claim(dirty);
+        // What is virtual is known only now, and decides about the node's own addresses.
+        if self.find_addresses() {
+            self.replan_node_ports();
+        }
+    }
+
+    /// Takes note of the addresses of this node's devices; without them the Node object tells.
+    pub fn receive_addresses(&mut self, addresses: BTreeSet<IpAddr>) {
+        self.kernel_addresses = Some(addresses);
+        if self.find_addresses() {
+            self.replan_node_ports();
+        }
+    }
+
+    fn replan_node_ports(&mut self) {
+        let services = self.index.services();
+        let all: BTreeSet<_> = services.map(|service| service.key.clone()).collect();
+        self.claim(all);
+    }
+
+    /// Updates the claims of the Services named and has them planned, and all that they contend
+    /// with.
+    fn claim(&mut self, dirty: BTreeSet<ServiceKey>) {
         for key in dirty {
-            let service = self.index.snapshot(&key).map(|snapshot| snapshot.service);
-            self.pending.extend(self.claims.set(&key, service));
+            let service = self.index.service(&key);
+            let rivals = self.claims.set(&key, service, &self.addresses.node_ports);
+            self.pending.extend(rivals);
             self.pending.insert(key);
         }
+    }
+
+    /// Works out this node's addresses anew; true if they differ.
+    fn find_addresses(&mut self) -> bool {
+        let found = NodeAddresses::new(
+            &self.settings.options.node_port_addresses,
+            self.kernel_addresses.as_ref(),
+            self.index.node(),
+            |address| self.claims.is_virtual(address),
+        );
+        let differ = found != self.addresses;
+        self.addresses = found;
+        differ
     }
 
     /// The list has become complete: what only the tables tell of is no longer wanted.
@@ -183,6 +253,22 @@ impl Reconciler {
         &self.ids
     }
 
+    /// Calls `each` with every Service, its rules and their context, in the order of their names.
+    pub fn describe(
+        &self,
+        mut each: impl FnMut(&ServiceSnapshot<'_>, &[PortRules<'_>], PlanContext<'_>),
+    ) {
+        let context = context!(self);
+        for service in self.index.services() {
+            let Some(snapshot) = self.index.snapshot(&service.key) else {
+                continue;
+            };
+            let mut ignored = BTreeSet::new();
+            let rules = service_rules(&snapshot, context, &mut ignored);
+            each(&snapshot, &rules, context);
+        }
+    }
+
     /// The warnings in force.
     pub fn warnings(&self) -> impl Iterator<Item = (&ServiceKey, &Warning)> {
         self.warned
@@ -228,15 +314,8 @@ impl Reconciler {
     fn plan(&mut self, key: &ServiceKey) -> ServicePlan {
         let plan = match self.index.snapshot(key) {
             Some(snapshot) => {
-                let context = PlanContext {
-                    node: NodeContext {
-                        name: self.index.node_name(),
-                        zone: self.index.zone(),
-                    },
-                    algorithm: self.settings.algorithm,
-                    claims: &self.claims,
-                    partial: !self.unreadable.is_empty(),
-                };
+                // Field by field, because the ids change meanwhile.
+                let context = context!(self);
                 plan_service(&snapshot, context, &mut self.ids)
             }
             None => ServicePlan::default(),

@@ -90,9 +90,8 @@ impl Index {
                 changed.then_some(key).into_iter().collect()
             }
             Object::Node(node) => {
-                let zone_before = self.zone().map(str::to_owned);
-                self.nodes.insert(node.name.clone(), node);
-                self.all_if_zone_moved(zone_before.as_deref())
+                let before = self.nodes.insert(node.name.clone(), node);
+                self.all_if_node_changed(before.as_ref())
             }
         }
     }
@@ -113,9 +112,8 @@ impl Index {
                 .into_iter()
                 .collect(),
             ObjectRef::Node(name) => {
-                let zone_before = self.zone().map(str::to_owned);
-                self.nodes.remove(name);
-                self.all_if_zone_moved(zone_before.as_deref())
+                let before = self.nodes.remove(name);
+                self.all_if_node_changed(before.as_ref())
             }
         }
     }
@@ -133,11 +131,24 @@ impl Index {
         BTreeSet::from([service])
     }
 
-    fn all_if_zone_moved(&self, before: Option<&str>) -> BTreeSet<ServiceKey> {
-        if self.zone() == before {
+    /// All Services, if `before` was this node's object and now it differs.
+    fn all_if_node_changed(&self, before: Option<&Node>) -> BTreeSet<ServiceKey> {
+        let name = before.map(|node| node.name.as_str());
+        let ours = name.is_none_or(|name| name == self.node_name);
+        if !ours || self.node() == before {
             return BTreeSet::new();
         }
         self.services.keys().cloned().collect()
+    }
+
+    /// This node's object, once it is known.
+    pub fn node(&self) -> Option<&Node> {
+        self.nodes.get(&self.node_name)
+    }
+
+    /// The Services, in the order of their names.
+    pub fn services(&self) -> impl Iterator<Item = &Service> {
+        self.services.values()
     }
 
     /// The name of this node.
@@ -147,12 +158,17 @@ impl Index {
 
     /// The zone of this node, once its Node object is known.
     pub fn zone(&self) -> Option<&str> {
-        self.nodes.get(&self.node_name)?.zone.as_deref()
+        self.node()?.zone.as_deref()
     }
 
     /// Number of Services.
     pub fn services_len(&self) -> usize {
         self.services.len()
+    }
+
+    /// One Service, or none if there is none of that name.
+    pub fn service(&self, key: &ServiceKey) -> Option<&Service> {
+        self.services.get(key)
     }
 
     /// One Service with its endpoints, or none if there is no such Service.

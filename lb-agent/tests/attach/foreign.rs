@@ -43,13 +43,13 @@ fn publish(bpffs: &Path) {
     let backend = Backend::new(1, 1, BACKEND, 7777, BackendState::Active);
     let frontend = Frontend {
         service: 1,
-        count: 1,
+        cluster_count: 1,
         ..Frontend::default()
     };
     let mut tables = KernelTables::open(bpffs).unwrap();
     for op in [
         Op::V4(TableOp::PutBackend(1, backend)),
-        Op::PutSlot(SlotKey::main(1, 0), 1),
+        Op::PutSlot(SlotKey::cluster(1, 0), 1),
         Op::V4(TableOp::PutFrontend(
             FrontendKey::new(address, port, 17),
             frontend,

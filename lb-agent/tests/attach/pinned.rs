@@ -11,7 +11,7 @@ use lb_agent::model::tables::{Op, TableContent, TableOp};
 use lb_agent::tables::{ApplyError, Tables as _};
 use lb_common::abi::{
     Algorithm, Backend, BackendState, Conn, ConnKey, ConnState, Cursor, Direction, Frontend,
-    FrontendKey, SlotKey, limits, names, proto,
+    FrontendKey, LAYOUT_VERSION, SlotKey, limits, names, proto,
 };
 
 use crate::support::{Agent, on_a_node, wait_until};
@@ -32,9 +32,9 @@ fn writes() -> Vec<Op> {
     let frontend = Frontend {
         service: 3,
         generation: 1,
-        count: 1,
+        cluster_count: 1,
         algorithm: Algorithm::Random as u8,
-        flags: 0,
+        ..Frontend::default()
     };
     let v6 = [0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9];
     vec![
@@ -46,7 +46,7 @@ fn writes() -> Vec<Op> {
             2,
             Backend::new(4, 7, v6, 53, BackendState::Terminating),
         )),
-        Op::PutSlot(SlotKey::main(3, 0), 1),
+        Op::PutSlot(SlotKey::cluster(3, 0), 1),
         Op::V4(TableOp::PutFrontend(
             FrontendKey::new([10, 0, 1, 175], 80, proto::TCP),
             frontend,
@@ -88,8 +88,8 @@ fn what_is_written_is_read_back_also_after_a_restart_and_without_an_agent() {
                 80,
                 proto::TCP,
             ))),
-            Op::DeleteSlot(SlotKey::main(3, 0)),
-            Op::DeleteSlot(SlotKey::main(3, 0)),
+            Op::DeleteSlot(SlotKey::cluster(3, 0)),
+            Op::DeleteSlot(SlotKey::cluster(3, 0)),
             Op::V6(TableOp::DeleteBackend(2)),
         ];
         for op in deletes {
@@ -161,12 +161,11 @@ fn maps_of_another_size_or_layout_are_refused_with_what_to_do() {
             "{sentence}"
         );
         assert!(sentence.contains("remove"), "{sentence}");
-        std::fs::remove_dir(bpffs.join("layout-1")).unwrap();
+        let layout = format!("layout-{LAYOUT_VERSION}");
+        std::fs::remove_dir(bpffs.join(&layout)).unwrap();
         let sentence = refusal(&config);
-        assert!(
-            sentence.contains("layout unknown, this version needs layout 1"),
-            "{sentence}"
-        );
+        let wanted = format!("layout unknown, this version needs layout {LAYOUT_VERSION}");
+        assert!(sentence.contains(&wanted), "{sentence}");
         std::fs::create_dir(bpffs.join("layout-99")).unwrap();
         assert!(refusal(&config).contains("layout 99"));
         assert!(matches!(

@@ -240,7 +240,7 @@ pub(crate) fn frontend(service: u32, count: usize) -> Frontend {
     Frontend {
         service,
         generation: GENERATION,
-        count: count.try_into().unwrap(),
+        cluster_count: count.try_into().unwrap(),
         ..Frontend::default()
     }
 }

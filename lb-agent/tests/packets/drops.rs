@@ -4,7 +4,7 @@
 //! Read next: `collisions.rs` for source ports.
 
 use lb_common::Reason;
-use lb_common::abi::{Frontend, FrontendFlags};
+use lb_common::abi::{Frontend, Policy};
 
 use super::case::{
     CLIENT_PORT, Case, Family, Flow, HOSTNAMES, OTHER, Step, backend_id, each, entries, frontend,
@@ -37,7 +37,7 @@ fn frontend_without_backends_drops_and_counts(case: &mut Case) {
 
 fn silent_frontend_without_backends_drops_and_counts_apart(case: &mut Case) {
     let silent = Frontend {
-        flags: FrontendFlags::DROP_IF_EMPTY,
+        pod_policy: Policy::DROP_IF_EMPTY,
         ..frontend(HOSTNAMES, 0)
     };
     case.kernel

@@ -213,11 +213,11 @@ impl Kernel {
     }
 
     pub(crate) fn put_slot(&mut self, service: u32, slot: u16, backend: u32) {
-        self.put(names::SLOTS, SlotKey::main(service, slot), backend);
+        self.put(names::SLOTS, SlotKey::cluster(service, slot), backend);
     }
 
     pub(crate) fn remove_slot(&mut self, service: u32, slot: u16) {
-        self.remove::<_, u32>(names::SLOTS, SlotKey::main(service, slot));
+        self.remove::<_, u32>(names::SLOTS, SlotKey::cluster(service, slot));
     }
 
     pub(crate) fn put_backend(&mut self, id: u32, service: u32, epoch: u32, at: SocketAddr) {

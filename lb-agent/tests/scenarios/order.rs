@@ -16,7 +16,7 @@ use std::net::IpAddr;
 use lb_agent::model::service::{Protocol, ServiceKey};
 use lb_agent::model::snapshot::{Change, Object, Update};
 use lb_agent::model::tables::{FamilyTables, Op, TableContent};
-use lb_common::abi::{FrontendKey, SlotKey};
+use lb_common::abi::{FrontendKey, Scope, SlotKey};
 use lb_common::{V4, V6};
 use lb_ebpf::path::Work;
 use proptest::prelude::*;
@@ -250,12 +250,14 @@ fn lookup<A: Ord + Copy + Into<IpAddr>>(
 ) -> Tries {
     let mut tries = Tries::default();
     for (at, frontend) in readable(states, from, |s| family(s).frontends.get(key).copied()) {
-        let Some(frontend) = frontend.filter(|f| f.count > 0) else {
+        let list = frontend.map(|f| f.list(Scope::Pod));
+        let (Some(frontend), Some(list)) = (frontend, list) else {
             tries.nothing = true;
             continue;
         };
-        for slot in 0..frontend.count {
-            let slot = SlotKey::main(frontend.service, slot);
+        tries.nothing |= frontend.count(list) == 0;
+        for slot in 0..frontend.count(list) {
+            let slot = SlotKey::numbered(frontend.service, list, slot);
             for (at, id) in readable(states, at, |s| s.slots.get(&slot).copied()) {
                 let Some(id) = id else {
                     tries.misses.insert(at);

@@ -40,10 +40,10 @@ pub(crate) fn check_restarts(
         );
         let after = bench.tables.content();
         for (key, frontend) in &before.v4.frontends {
-            prop_assert!(after.v4.frontends[key].count >= frontend.count);
+            prop_assert!(after.v4.frontends[key].cluster_count >= frontend.cluster_count);
         }
         for (key, frontend) in &before.v6.frontends {
-            prop_assert!(after.v6.frontends[key].count >= frontend.count);
+            prop_assert!(after.v6.frontends[key].cluster_count >= frontend.cluster_count);
         }
         let rest = rest.into_iter().map(|(_, o)| Change::Apply(o.clone()));
         bench.take(Update::Changes(rest.collect()));

@@ -7,15 +7,13 @@ use std::net::IpAddr;
 
 use lb_agent::cli::table_text;
 use lb_agent::model::endpoint::{Endpoint, EndpointPort, EndpointSlice, SliceKey};
-use lb_agent::model::service::{
-    IpFamily, Protocol, Service, ServiceKey, ServicePort, ServiceType, TrafficPolicy,
-};
+use lb_agent::model::service::{IpFamily, Protocol, Service, ServiceKey, ServicePort};
 use lb_agent::model::snapshot::{Change, Object, Update};
 use lb_agent::model::tables::{Op, TableContent};
 use lb_agent::plan::ids::IdLimits;
+use lb_agent::plan::node::PlanOptions;
 use lb_agent::reconcile::{Outcome, Reconciler, Settings};
 use lb_agent::tables::Memory;
-use lb_common::abi::Algorithm;
 
 /// One node: the reconciler and its tables.
 pub(crate) struct Bench {
@@ -26,7 +24,7 @@ pub(crate) struct Bench {
 pub(crate) fn settings() -> Settings {
     Settings {
         node_name: "node-a".to_owned(),
-        algorithm: Algorithm::RoundRobin,
+        options: PlanOptions::default(),
         id_limits: IdLimits::default(),
     }
 }
@@ -86,9 +84,11 @@ impl Bench {
         for line in self.text().lines() {
             let words: Vec<&str> = line.split("  ").collect();
             if line.starts_with(' ') {
-                let kept = words
-                    .iter()
-                    .filter(|w| !w.starts_with("slot") && !w.starts_with("backend"));
+                let kept = words.iter().filter(|w| {
+                    !w.starts_with("slot")
+                        && !w.starts_with("backend")
+                        && !w.starts_with("local slot")
+                });
                 let kept: Vec<&str> = kept.copied().collect();
                 blocks.last_mut().unwrap().push(kept.join("  "));
             } else {
@@ -108,18 +108,9 @@ impl Bench {
 pub(crate) fn service(name: &str, ip: &str) -> Service {
     Service {
         key: ServiceKey::new("default", name),
-        uid: String::new(),
-        created_secs: None,
-        service_type: ServiceType::ClusterIp,
         cluster_ips: vec![ip.parse().unwrap()],
         ports: vec![port("", 80, Protocol::Tcp)],
-        external_ips: Vec::new(),
-        load_balancer_ips: Vec::new(),
-        internal_policy: TrafficPolicy::Cluster,
-        external_policy: TrafficPolicy::Cluster,
-        affinity_timeout_secs: None,
-        other_proxy: false,
-        algorithm: None,
+        ..Service::default()
     }
 }
 
@@ -151,6 +142,7 @@ pub(crate) fn slice(service: &str, addresses: &[&str]) -> EndpointSlice {
             port: 8080,
         }],
         endpoints,
+        rejected: Vec::new(),
     }
 }
 

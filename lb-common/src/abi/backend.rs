@@ -19,6 +19,18 @@ pub enum BackendState {
     Terminating = 1,
 }
 
+/// Bits of [`Backend::flags`].
+pub struct BackendFlags;
+
+impl BackendFlags {
+    /// It is in `List::Cluster` of its service.
+    pub const IN_CLUSTER_LIST: u8 = 1;
+    /// It is in `List::Local` of its service.
+    pub const IN_LOCAL_LIST: u8 = 2;
+    /// It runs on this node.
+    pub const ON_THIS_NODE: u8 = 4;
+}
+
 /// One endpoint of one service port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C, align(4))]
@@ -33,7 +45,8 @@ pub struct Backend<A> {
     pub port: u16,
     /// A [`BackendState`].
     pub state: u8,
-    _pad: u8,
+    /// Bits of [`BackendFlags`].
+    pub flags: u8,
 }
 
 plain!(Backend<[u8; 4]>, 4 + 4 + 4 + 2 + 1 + 1);
@@ -48,11 +61,12 @@ impl<A: Address> Backend<A> {
         self.address = A::from_words(other.address.words());
         self.port = other.port;
         self.state = other.state;
+        self.flags = other.flags;
     }
 }
 
 impl<A> Backend<A> {
-    /// A backend; `port` in host order.
+    /// A backend without flags; `port` in host order.
     #[inline(always)]
     pub const fn new(service: u32, epoch: u32, address: A, port: u16, state: BackendState) -> Self {
         Self {
@@ -61,7 +75,18 @@ impl<A> Backend<A> {
             address,
             port,
             state: state as u8,
-            _pad: 0,
+            flags: 0,
         }
+    }
+
+    /// The same with `flags`, bits of [`BackendFlags`].
+    #[must_use]
+    #[inline(always)]
+    pub const fn with_flags(mut self, flags: u8) -> Self
+    where
+        A: Copy,
+    {
+        self.flags = flags;
+        self
     }
 }

@@ -10,15 +10,17 @@ mod conn;
 mod frontend;
 mod iface;
 mod slot;
+mod source_range;
 
-pub use backend::{Backend, BackendState};
+pub use backend::{Backend, BackendFlags, BackendState};
 pub use conn::{Conn, ConnKey, ConnState, Direction, Hop, copy_link_address};
-pub use frontend::{Algorithm, Frontend, FrontendFlags, FrontendKey};
+pub use frontend::{Algorithm, Frontend, FrontendFlags, FrontendKey, Kind, Policy, Scope};
 pub use iface::{Iface, IfaceFlags};
 pub use slot::{List, SlotKey};
+pub use source_range::{SOURCE_RANGE_SERVICE_BITS, SourceRange, SourceRangeKey};
 
 /// Version of all layouts together; stored beside the pins, checked by the loader.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// A round-robin position, the value of `CURSORS`: 64 bits, because BPF has atomic addition for
 /// those on every kernel and in every compiler.
@@ -42,6 +44,10 @@ pub mod names {
     pub const CONNS_V4: &str = "CONNS_V4";
     /// Flows of IPv6.
     pub const CONNS_V6: &str = "CONNS_V6";
+    /// Source ranges of IPv4.
+    pub const SRC_RANGES_V4: &str = "SRC_RANGES_V4";
+    /// Source ranges of IPv6.
+    pub const SRC_RANGES_V6: &str = "SRC_RANGES_V6";
     /// Managed devices by index.
     pub const IFACES: &str = "IFACES";
     /// Counters by reason.
@@ -56,6 +62,8 @@ pub mod names {
         CURSORS,
         CONNS_V4,
         CONNS_V6,
+        SRC_RANGES_V4,
+        SRC_RANGES_V6,
         IFACES,
         REASONS,
     ];
@@ -73,6 +81,8 @@ pub mod limits {
     pub const BACKENDS: u32 = 262_144;
     /// Entries of one connection table; a connection takes two.
     pub const CONNECTIONS: u32 = 262_144;
+    /// Source ranges of one family.
+    pub const SOURCE_RANGES: u32 = 65_536;
     /// Managed devices.
     pub const IFACES: u32 = 16_384;
     /// Backends in one list of one service port, from the width of a slot number.
@@ -85,6 +95,8 @@ pub mod proto {
     pub const TCP: u8 = 6;
     /// User Datagram Protocol.
     pub const UDP: u8 = 17;
+    /// Stream Control Transmission Protocol.
+    pub const SCTP: u8 = 132;
 }
 
 /// Declares that a type is plain old data of exactly the sum of its fields' sizes.

@@ -7,11 +7,13 @@
 use super::plain;
 
 /// Which list of a service port a slot belongs to; the `list` field of [`SlotKey`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u16)]
 pub enum List {
-    /// The backends for the frontend's own scope.
-    Main = 0,
+    /// Backends anywhere in the cluster.
+    Cluster = 0,
+    /// Backends on this node.
+    Local = 1,
 }
 
 /// One position in a backend list.
@@ -28,14 +30,35 @@ pub struct SlotKey {
 
 plain!(SlotKey, 4 + 2 + 2);
 
+impl List {
+    /// All lists, in the order of their numbers.
+    pub const ALL: [Self; 2] = [Self::Cluster, Self::Local];
+}
+
 impl SlotKey {
-    /// The position `slot` of the main list of `service`.
+    /// The position `slot` of `list` of `service`.
     #[inline(always)]
-    pub const fn main(service: u32, slot: u16) -> Self {
+    pub const fn new(service: u32, list: List, slot: u16) -> Self {
         Self {
             service,
-            list: List::Main as u16,
+            list: list as u16,
             slot,
         }
+    }
+
+    /// The position `slot` of the list of number `list` of `service`.
+    #[inline(always)]
+    pub const fn numbered(service: u32, list: u16, slot: u16) -> Self {
+        Self {
+            service,
+            list,
+            slot,
+        }
+    }
+
+    /// The position `slot` of the cluster list of `service`.
+    #[inline(always)]
+    pub const fn cluster(service: u32, slot: u16) -> Self {
+        Self::new(service, List::Cluster, slot)
     }
 }

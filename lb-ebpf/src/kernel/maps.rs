@@ -9,12 +9,13 @@ use core::arch::asm;
 use core::ptr;
 
 use aya_ebpf::bindings::{BPF_ANY, BPF_F_NO_PREALLOC, BPF_NOEXIST};
-use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray};
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, PerCpuArray};
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_jiffies64};
 use aya_ebpf::macros::btf_map;
 use aya_ebpf::programs::TcContext;
 use lb_common::abi::{
-    Backend, Conn, ConnKey, Cursor, Direction, Frontend, FrontendKey, Hop, Iface, SlotKey, limits,
+    Backend, Conn, ConnKey, Cursor, Direction, Frontend, FrontendKey, Hop, Iface, SlotKey,
+    SourceRange, limits,
 };
 use lb_common::{Reason, V4, V6};
 use lb_ebpf::packet::Parse;
@@ -28,6 +29,7 @@ const E_EXIST: i32 = -17;
 type Frontends<A> = HashMap<FrontendKey<A>, Frontend, { limits::FRONTENDS as usize }, ON_DEMAND>;
 type Backends<A> = HashMap<u32, Backend<A>, { limits::BACKENDS as usize }, ON_DEMAND>;
 type Conns<A> = HashMap<ConnKey<A>, Conn<A>, { limits::CONNECTIONS as usize }, 0>;
+type SourceRanges<A> = LpmTrie<SourceRange<A>, u8, { limits::SOURCE_RANGES as usize }>;
 type Works<A> = PerCpuArray<Work<A>, 1>;
 
 #[btf_map]
@@ -46,6 +48,10 @@ static CURSORS: Array<Cursor, { limits::SERVICES as usize }> = Array::new();
 static CONNS_V4: Conns<[u8; 4]> = HashMap::new();
 #[btf_map]
 static CONNS_V6: Conns<[u8; 16]> = HashMap::new();
+#[btf_map]
+static SRC_RANGES_V4: SourceRanges<[u8; 4]> = LpmTrie::new();
+#[btf_map]
+static SRC_RANGES_V6: SourceRanges<[u8; 16]> = LpmTrie::new();
 #[btf_map]
 static IFACES: HashMap<u32, Iface, { limits::IFACES as usize }, ON_DEMAND> = HashMap::new();
 #[btf_map]

@@ -17,7 +17,7 @@ pub use reply::reply;
 pub use request::request;
 
 use bytemuck::Zeroable as _;
-use lb_common::abi::{Backend, Conn, ConnKey, Frontend, FrontendKey};
+use lb_common::abi::{Backend, Conn, ConnKey, Frontend, FrontendKey, Scope};
 use lb_common::{Address, Reason};
 
 use crate::packet::Packet;
@@ -75,6 +75,12 @@ pub struct Work<A> {
     pub frontend_key: FrontendKey<A>,
     /// The frontend, as it was when the flow chose its backend.
     pub frontend: Frontend,
+    /// Where the packet comes from.
+    pub scope: Scope,
+    /// Number of the list of `frontend` that the source chooses from.
+    pub list: u16,
+    /// Slots in use in that list.
+    pub count: u16,
     /// The backend chosen for a new flow, and its id.
     pub backend: Backend<A>,
     /// Id of `backend`.
@@ -112,6 +118,9 @@ where
             },
             frontend_key: FrontendKey::zeroed(),
             frontend: Frontend::default(),
+            scope: Scope::Pod,
+            list: 0,
+            count: 0,
             backend: Backend::zeroed(),
             backend_id: 0,
             request_key: ConnKey::zeroed(),

@@ -5,7 +5,7 @@
 //! taken, other backends are tried, then other source ports.
 //! **Invariant:** no request entry exists without its reply entry.
 
-use lb_common::abi::{Conn, ConnKey, ConnState, Direction, FrontendFlags, Hop, proto};
+use lb_common::abi::{Conn, ConnKey, ConnState, Direction, Hop, Policy, proto};
 use lb_common::{Address as _, Family, Reason};
 
 use super::{Outcome, Work, flow, select};
@@ -33,18 +33,21 @@ enum Claim {
 /// Opens a flow through the frontend in `work.frontend` and rewrites its first packet.
 #[inline(always)]
 pub(super) fn open<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>) -> Outcome {
-    if work.frontend.count == 0 {
-        return Err(if work.frontend.flags & FrontendFlags::DROP_IF_EMPTY == 0 {
-            Reason::NoBackend
-        } else {
-            Reason::PolicyDrop
-        });
+    select::choose_list(work);
+    if work.count == 0 {
+        return Err(
+            if work.frontend.policy(work.scope) & Policy::DROP_IF_EMPTY == 0 {
+                Reason::NoBackend
+            } else {
+                Reason::PolicyDrop
+            },
+        );
     }
     let position = select::select_position(tables, work);
     let mut others = false;
     let mut attempt = 0;
     while attempt < ATTEMPTS {
-        let own_port = attempt < BACKEND_ATTEMPTS && attempt < u32::from(work.frontend.count);
+        let own_port = attempt < BACKEND_ATTEMPTS && attempt < u32::from(work.count);
         select::select_backend(tables, work, position, attempt)?;
         attempt += 1;
         // Reaching itself needs SNAT; another backend serves as well.

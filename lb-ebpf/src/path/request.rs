@@ -6,7 +6,7 @@
 //! **Invariant:** TCP that neither opens a connection nor has an entry goes to the stack, so
 //! connections that something else translates live on.
 
-use lb_common::abi::{ConnKey, ConnState, Direction, FrontendKey, proto};
+use lb_common::abi::{ConnKey, ConnState, Direction, FrontendKey, Kind, Scope, proto};
 use lb_common::{Family, Reason};
 
 use super::{Decision, Outcome, Work, flow, open};
@@ -31,6 +31,12 @@ pub fn request<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>
     let Some(frontend) = tables.frontend(&work.frontend_key) else {
         return direct(tables, work);
     };
+    // The other kinds need what this path does not have yet: masquerading and source ranges.
+    if frontend.kind != Kind::ClusterIp as u8 {
+        return direct(tables, work);
+    }
+    // Sources are not told apart yet.
+    work.scope = Scope::Pod;
     work.frontend.take_over(frontend);
     if work.packet.first_fragment {
         return Err(Reason::Fragment);

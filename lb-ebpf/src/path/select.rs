@@ -25,6 +25,15 @@ pub(super) fn select_position<F: Family, T: Tables<F>>(
     }
 }
 
+/// Notes which list of the frontend the packet's source chooses from.
+///
+/// VERIFIER: in the record and not in registers, whose values it would follow through every attempt.
+#[inline(always)]
+pub(super) fn choose_list<A>(work: &mut Work<A>) {
+    work.list = work.frontend.list(work.scope);
+    work.count = work.frontend.count(work.list);
+}
+
 /// Puts the backend `attempt` places behind `position` into the work record.
 #[inline(always)]
 pub(super) fn select_backend<F: Family, T: Tables<F>>(
@@ -41,6 +50,7 @@ pub(super) fn select_backend<F: Family, T: Tables<F>>(
         return Err(Reason::NoBackend);
     };
     work.frontend.take_over(frontend);
+    choose_list(work);
     if load_backend(tables, work, position, attempt)? {
         Ok(())
     } else {
@@ -56,7 +66,7 @@ fn load_backend<F: Family, T: Tables<F>>(
     position: Cursor,
     attempt: u32,
 ) -> Result<bool, Reason> {
-    let count = Cursor::from(work.frontend.count);
+    let count = Cursor::from(work.count);
     if count == 0 {
         return Err(Reason::NoBackend);
     }
@@ -65,7 +75,7 @@ fn load_backend<F: Family, T: Tables<F>>(
         reason = "less than count, which has 16 bits"
     )]
     let slot = (position.wrapping_add(attempt.into()) % count) as u16;
-    let Some(id) = tables.slot(&SlotKey::main(work.frontend.service, slot)) else {
+    let Some(id) = tables.slot(&SlotKey::numbered(work.frontend.service, work.list, slot)) else {
         return Ok(false);
     };
     let Some(backend) = tables.backend(id) else {

@@ -6,6 +6,7 @@
 
 use std::net::IpAddr;
 
+use crate::model::prefix::Prefix;
 use crate::model::service::{Protocol, TrafficPolicy};
 
 /// A field has a value that no API server would accept.
@@ -58,45 +59,70 @@ pub(super) fn address(field: &str, text: &str) -> Result<IpAddr> {
     }
 }
 
+/// Those of `list` that `parse` understands; the others are told to `ignored`.
+pub(super) fn lenient<T>(
+    field: &str,
+    list: Option<&[String]>,
+    parse: impl Fn(&str, &str) -> Result<T>,
+    ignored: &mut Vec<String>,
+) -> Vec<T> {
+    let mut found = Vec::new();
+    for (at, text) in list.unwrap_or_default().iter().enumerate() {
+        match parse(&format!("{field}[{at}]"), text) {
+            Ok(value) => found.push(value),
+            Err(error) => ignored.push(format!("{error}, ignored")),
+        }
+    }
+    found
+}
+
 pub(super) fn addresses(field: &str, list: Option<&[String]>) -> Result<Vec<IpAddr>> {
     let list = list.unwrap_or_default().iter().enumerate();
     list.map(|(at, text)| address(&format!("{field}[{at}]"), text))
         .collect()
 }
 
-/// An address that traffic can be sent to from another host.
-pub(super) fn endpoint_address(field: &str, text: &str) -> Result<IpAddr> {
+/// An address outside the cluster that clients may dial.
+pub(super) fn external_address(field: &str, text: &str) -> Result<IpAddr> {
     let found = address(field, text)?;
-    let link_local = match found {
+    match special(found) {
+        Some(kind) => error(field, format!("{found} is {kind} and cannot be dialled")),
+        None => Ok(found),
+    }
+}
+
+/// What makes an address useless to other hosts, in words.
+fn special(address: IpAddr) -> Option<&'static str> {
+    let link_local = match address {
         IpAddr::V4(a) => a.is_link_local(),
         IpAddr::V6(a) => a.is_unicast_link_local(),
     };
-    let kind = if found.is_unspecified() {
-        "the unspecified address"
-    } else if found.is_loopback() {
-        "a loopback address"
+    if address.is_unspecified() {
+        Some("the unspecified address")
+    } else if address.is_loopback() {
+        Some("a loopback address")
     } else if link_local {
-        "a link-local address"
-    } else if found.is_multicast() {
-        "a multicast address"
+        Some("a link-local address")
+    } else if address.is_multicast() {
+        Some("a multicast address")
     } else {
-        return Ok(found);
-    };
-    error(
-        field,
-        format!("{found} is {kind} and cannot be an endpoint"),
-    )
+        None
+    }
 }
 
-pub(super) fn cidr(field: &str, text: &str) -> Result<(IpAddr, u8)> {
-    let parsed = text.split_once('/').and_then(|(ip, length)| {
-        let ip: IpAddr = ip.parse().ok()?;
-        let length: u8 = length.parse().ok()?;
-        let limit = if ip.is_ipv4() { 32 } else { 128 };
-        (length <= limit).then_some((ip, length))
-    });
-    match parsed {
-        Some(found) => Ok(found),
-        None => error(field, format!("{text:?} is not an address range")),
+/// An address that traffic can be sent to from another host.
+pub(super) fn endpoint_address(field: &str, text: &str) -> Result<IpAddr> {
+    let found = address(field, text)?;
+    match special(found) {
+        Some(kind) => error(
+            field,
+            format!("{found} is {kind} and cannot be an endpoint"),
+        ),
+        None => Ok(found),
     }
+}
+
+pub(super) fn cidr(field: &str, text: &str) -> Result<Prefix> {
+    text.parse()
+        .or_else(|_| error(field, format!("{text:?} is not an address range")))
 }

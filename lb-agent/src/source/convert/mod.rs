@@ -13,12 +13,13 @@ use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use crate::model::endpoint::{Endpoint, EndpointPort, EndpointSlice, SliceKey};
+use crate::model::endpoint::{Endpoint, EndpointPort, EndpointSlice, RejectedEndpoint, SliceKey};
 use crate::model::service::{IpFamily, Node, Service, ServiceKey, ServicePort, ServiceType};
 
 pub(crate) use fields::FieldError;
 use fields::{
-    Result, address, addresses, cidr, endpoint_address, error, policy, port_number, protocol,
+    Result, address, addresses, cidr, endpoint_address, error, external_address, lenient, policy,
+    port_number, protocol,
 };
 
 /// The label by which a Service asks for another proxy.
@@ -59,7 +60,23 @@ pub(crate) fn service(object: &core::Service) -> Result<Service> {
         spec.external_traffic_policy.as_deref(),
     )?;
     let affinity_timeout_secs = affinity(&spec)?;
-    let external_ips = addresses("spec.externalIPs", spec.external_ips.as_deref())?;
+    let mut ignored = Vec::new();
+    let external_ips = lenient(
+        "spec.externalIPs",
+        spec.external_ips.as_deref(),
+        external_address,
+        &mut ignored,
+    );
+    let source_ranges = lenient(
+        "spec.loadBalancerSourceRanges",
+        spec.load_balancer_source_ranges.as_deref(),
+        cidr,
+        &mut ignored,
+    );
+    let health_check_node_port = match spec.health_check_node_port {
+        None | Some(0) => None,
+        Some(number) => Some(port_number("spec.healthCheckNodePort", number)?),
+    };
     let cluster_ips = cluster_ips(&spec)?;
     if ports.is_empty() && !cluster_ips.is_empty() && service_type != ServiceType::ExternalName {
         return error(
@@ -76,7 +93,9 @@ pub(crate) fn service(object: &core::Service) -> Result<Service> {
         cluster_ips,
         ports,
         external_ips,
-        load_balancer_ips: load_balancer_ips(object.status.as_ref())?,
+        load_balancer_ips: load_balancer_ips(object.status.as_ref(), &mut ignored),
+        source_ranges,
+        health_check_node_port,
         internal_policy,
         external_policy,
         affinity_timeout_secs,
@@ -84,6 +103,7 @@ pub(crate) fn service(object: &core::Service) -> Result<Service> {
         algorithm: meta
             .annotations
             .and_then(|mut all| all.remove(ANNOTATION_ALGORITHM)),
+        ignored,
     })
 }
 
@@ -105,7 +125,9 @@ pub(crate) fn endpoint_slice(object: &discovery::EndpointSlice) -> Result<Option
     for (at, port) in object.ports.iter().flatten().enumerate() {
         let field = format!("ports[{at}]");
         // A port without a number stands for all ports, which only a headless Service can have.
-        let Some(number) = port.port else { continue };
+        let Some(number) = port.port.filter(|number| *number != 0) else {
+            continue;
+        };
         ports.push(EndpointPort {
             name: port.name.clone().unwrap_or_default(),
             protocol: protocol(&format!("{field}.protocol"), port.protocol.as_deref())?,
@@ -113,8 +135,15 @@ pub(crate) fn endpoint_slice(object: &discovery::EndpointSlice) -> Result<Option
         });
     }
     let mut endpoints = Vec::new();
+    let mut rejected = Vec::new();
     for (at, item) in object.endpoints.iter().flatten().enumerate() {
-        endpoints.push(slice_endpoint(&format!("endpoints[{at}]"), item, family)?);
+        match slice_endpoint(&format!("endpoints[{at}]"), item, family) {
+            Ok(endpoint) => endpoints.push(endpoint),
+            Err(error) => rejected.push(RejectedEndpoint {
+                address: item.addresses.first().cloned().unwrap_or_default(),
+                reason: error.to_string(),
+            }),
+        }
     }
     Ok(Some(EndpointSlice {
         skipped: has(labels, LABEL_HEADLESS) || has(labels, LABEL_PROXY_NAME),
@@ -126,6 +155,7 @@ pub(crate) fn endpoint_slice(object: &discovery::EndpointSlice) -> Result<Option
         family,
         ports,
         endpoints,
+        rejected,
     }))
 }
 
@@ -179,16 +209,30 @@ pub(crate) fn endpoints(object: &core::Endpoints) -> Result<(ServiceKey, Vec<End
             ("addresses", true, &subset.addresses),
             ("notReadyAddresses", false, &subset.not_ready_addresses),
         ];
+        let mut rejected = Vec::new();
         for (name, ready, list) in lists {
             for (item_at, item) in list.iter().flatten().enumerate() {
                 let field = format!("subsets[{at}].{name}[{item_at}].ip");
-                let address = endpoint_address(&field, &item.ip)?;
+                let address = match endpoint_address(&field, &item.ip) {
+                    Ok(address) => address,
+                    Err(error) => {
+                        rejected.push(RejectedEndpoint {
+                            address: item.ip.clone(),
+                            reason: error.to_string(),
+                        });
+                        continue;
+                    }
+                };
                 let endpoint = classic_endpoint(address, ready, item.node_name.clone());
                 by_family
                     .entry(IpFamily::of(address))
                     .or_default()
                     .push(endpoint);
             }
+        }
+        if !rejected.is_empty() {
+            // The warning must reach the Service even if nothing else is in the subset.
+            by_family.entry(IpFamily::V4).or_default();
         }
         for (family, endpoints) in by_family {
             let number = slices.len();
@@ -202,6 +246,7 @@ pub(crate) fn endpoints(object: &core::Endpoints) -> Result<(ServiceKey, Vec<End
                 skipped,
                 ports: ports.clone(),
                 endpoints,
+                rejected: std::mem::take(&mut rejected),
             });
         }
     }
@@ -314,21 +359,26 @@ fn cluster_ips(spec: &core::ServiceSpec) -> Result<Vec<IpAddr>> {
     Ok(found)
 }
 
-fn load_balancer_ips(status: Option<&core::ServiceStatus>) -> Result<Vec<IpAddr>> {
+fn load_balancer_ips(
+    status: Option<&core::ServiceStatus>,
+    ignored: &mut Vec<String>,
+) -> Vec<IpAddr> {
     let mut found = Vec::new();
     let ingress = status
         .and_then(|status| status.load_balancer.as_ref())
         .and_then(|balancer| balancer.ingress.as_ref());
     for (at, item) in ingress.into_iter().flatten().enumerate() {
         let virtual_ip = item.ip_mode.as_deref().is_none_or(|mode| mode == "VIP");
-        if let (true, Some(ip)) = (virtual_ip, &item.ip) {
-            found.push(address(
-                &format!("status.loadBalancer.ingress[{at}].ip"),
-                ip,
-            )?);
+        // An entry with a name only is reached through DNS.
+        let Some(ip) = item.ip.as_ref().filter(|ip| virtual_ip && !ip.is_empty()) else {
+            continue;
+        };
+        match external_address(&format!("status.loadBalancer.ingress[{at}].ip"), ip) {
+            Ok(address) => found.push(address),
+            Err(error) => ignored.push(format!("{error}, ignored")),
         }
     }
-    Ok(found)
+    found
 }
 
 fn affinity(spec: &core::ServiceSpec) -> Result<Option<u32>> {

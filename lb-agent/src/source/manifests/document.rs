@@ -43,6 +43,22 @@ pub struct Problem {
     pub severity: Severity,
 }
 
+impl Problem {
+    /// What it is about: the object, else the file.
+    pub fn subject(&self) -> String {
+        let file = || format!("file {}", self.file);
+        self.object.clone().unwrap_or_else(file)
+    }
+
+    /// What is wrong, with the field if it is about one.
+    pub fn detail(&self) -> String {
+        match &self.field {
+            Some(field) => format!("{field}: {}", self.message),
+            None => self.message.clone(),
+        }
+    }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", self.file)?;

@@ -4,7 +4,7 @@
 //! **Invariant:** a test names the flow's packets in the order they would be on the wire.
 
 use lb_common::abi::proto::{TCP, UDP};
-use lb_common::abi::{ConnState, Direction, FrontendFlags, Hop, SlotKey};
+use lb_common::abi::{ConnState, Direction, Hop, Policy, SlotKey};
 use lb_common::{Reason, V4, V6};
 
 use super::world::{BACKENDS, CLIENTS, FRONTENDS, Made, TARGET, World};
@@ -36,6 +36,8 @@ both! {
     udp_of_a_deleted_service_is_no_longer_ours
     no_backend_is_refused_or_silent_as_the_frontend_says
     a_lookup_between_two_writes_reads_the_frontend_again
+    a_policy_of_this_node_only_chooses_from_its_own_list
+    a_kind_that_needs_more_than_a_backend_is_passed
     a_broken_table_is_a_counted_drop
     full_connection_table_leaves_no_half_flow
     a_request_entry_without_its_reply_entry_is_made_anew
@@ -216,7 +218,7 @@ mod case {
             Err(Reason::NoBackend)
         );
         for entry in world.frontends.values_mut() {
-            entry.flags = FrontendFlags::DROP_IF_EMPTY;
+            entry.pod_policy = Policy::DROP_IF_EMPTY;
         }
         assert_eq!(
             world.request(client, frontend, TCP, SYN),
@@ -233,10 +235,40 @@ mod case {
         let key = lb_common::abi::FrontendKey::new(frontend.0, frontend.1, TCP);
         work.frontend_key = key;
         work.frontend = world.frontends[&key];
-        world.frontends.get_mut(&key).unwrap().count = 1;
-        world.slots.remove(&SlotKey::main(1, 1));
+        super::super::super::select::choose_list(&mut work);
+        world.frontends.get_mut(&key).unwrap().cluster_count = 1;
+        world.slots.remove(&SlotKey::cluster(1, 1));
         super::super::super::select::select_backend(&mut world, &mut work, 1, 0).unwrap();
         assert_eq!(work.backend.address, F::address(BACKENDS, 1));
+    }
+
+    pub(super) fn a_policy_of_this_node_only_chooses_from_its_own_list<F: Made>() {
+        let mut world = World::<F>::new();
+        let frontend = world.service(1, TCP, &[1, 2]);
+        let key = lb_common::abi::FrontendKey::new(frontend.0, frontend.1, TCP);
+        let entry = world.frontends.get_mut(&key).unwrap();
+        (entry.pod_policy, entry.local_count) = (Policy::LOCAL_LIST, 1);
+        let local = SlotKey::new(1, lb_common::abi::List::Local, 0);
+        world.slots.insert(local, 102);
+        for port in 40_000..40_004 {
+            let client = (F::address(CLIENTS, 1), port);
+            let (_, to) = world.request(client, frontend, TCP, SYN).unwrap();
+            assert_eq!(to, (F::address(BACKENDS, 2), TARGET));
+        }
+    }
+
+    pub(super) fn a_kind_that_needs_more_than_a_backend_is_passed<F: Made>() {
+        use lb_common::abi::Kind;
+        for kind in [Kind::NodePort, Kind::ExternalIp, Kind::LoadBalancer] {
+            let mut world = World::<F>::new();
+            let frontend = world.service(1, TCP, &[1]);
+            let key = lb_common::abi::FrontendKey::new(frontend.0, frontend.1, TCP);
+            world.frontends.get_mut(&key).unwrap().kind = kind as u8;
+            let client = (F::address(CLIENTS, 1), 40_000);
+            let ends = world.request(client, frontend, TCP, SYN).unwrap();
+            assert_eq!(ends, (client, frontend));
+            assert!(world.conns.is_empty());
+        }
     }
 
     pub(super) fn a_broken_table_is_a_counted_drop<F: Made>() {

@@ -109,14 +109,14 @@ impl<F: Made> World<F> {
                 BackendState::Active,
             );
             self.backends.insert(id, backend);
-            self.slots.insert(SlotKey::main(service, slot), id);
+            self.slots.insert(SlotKey::cluster(service, slot), id);
         }
         let frontend = Frontend {
             service,
             generation: 1,
-            count: u16::try_from(pods.len()).unwrap(),
+            cluster_count: u16::try_from(pods.len()).unwrap(),
             algorithm: Algorithm::RoundRobin as u8,
-            flags: 0,
+            ..Frontend::default()
         };
         self.frontends.insert(key, frontend);
         (key.address, key.port)

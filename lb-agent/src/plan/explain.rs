@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Why an endpoint gets no new flows.
+//!
+//! **Invariant:** every endpoint of a Service is either in a list that some frontend uses or is
+//! told here, once for each such list.
+
+use std::net::IpAddr;
+
+use lb_common::abi::List;
+
+use super::endpoints::{Candidate, NodeContext, hinted_away};
+use super::rules::PortRules;
+use crate::model::service::ServicePort;
+use crate::model::snapshot::ServiceSnapshot;
+
+/// An endpoint that is left out of a list.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LeftOut {
+    /// The name of the Service's port; empty for all ports, or the only one.
+    pub port_name: String,
+    /// Its address as written in the slice.
+    pub address: String,
+    /// Its port, if the slice has one for the Service's port.
+    pub port: Option<u16>,
+    /// The node it runs on, if it says.
+    pub node: Option<String>,
+    /// The list: `cluster` or `local`; none for both.
+    pub list: Option<&'static str>,
+    /// Why.
+    pub reason: String,
+}
+
+/// The endpoints of a Service that are left out, sorted.
+pub fn left_out(
+    snapshot: &ServiceSnapshot<'_>,
+    rules: &[PortRules<'_>],
+    node: NodeContext<'_>,
+) -> Vec<LeftOut> {
+    let mut found = Vec::new();
+    for slice in &snapshot.slices {
+        found.extend(slice.rejected.iter().map(|rejected| LeftOut {
+            port_name: String::new(),
+            address: rejected.address.clone(),
+            port: None,
+            node: None,
+            list: None,
+            reason: rejected.reason.clone(),
+        }));
+    }
+    for port in &snapshot.service.ports {
+        found.extend(outside_of_ports(snapshot, rules, port));
+    }
+    for rules in rules {
+        for list in rules.lists_used() {
+            found.extend(outside_of_list(rules, list, node));
+        }
+    }
+    found.sort();
+    found.dedup();
+    found
+}
+
+/// Endpoints of slices that have nothing to do with the port.
+fn outside_of_ports(
+    snapshot: &ServiceSnapshot<'_>,
+    rules: &[PortRules<'_>],
+    port: &ServicePort,
+) -> Vec<LeftOut> {
+    let mut found = Vec::new();
+    for slice in &snapshot.slices {
+        let served = |r: &&PortRules<'_>| r.port == port && r.family == slice.family;
+        let named = |p: &&crate::model::endpoint::EndpointPort| {
+            p.name == port.name && p.protocol == port.protocol
+        };
+        let number = slice.ports.iter().find(named).map(|p| p.port);
+        let reason = if slice.skipped {
+            "its EndpointSlice is labelled headless or for another proxy".to_owned()
+        } else if !rules.iter().any(|r| served(&r)) {
+            format!(
+                "the Service has no frontend of {:?} for this port",
+                slice.family
+            )
+        } else if number.is_none() {
+            format!(
+                "its EndpointSlice has no port {:?} of {}",
+                port.name, port.protocol
+            )
+        } else {
+            continue;
+        };
+        found.extend(slice.endpoints.iter().map(|endpoint| LeftOut {
+            port_name: port.name.clone(),
+            address: endpoint.address.to_string(),
+            port: number,
+            node: endpoint.node.clone(),
+            list: None,
+            reason: reason.clone(),
+        }));
+    }
+    found
+}
+
+fn outside_of_list(
+    rules: &PortRules<'_>,
+    list: List,
+    node: NodeContext<'_>,
+) -> impl Iterator<Item = LeftOut> {
+    let members = match list {
+        List::Cluster => &rules.selection.cluster,
+        List::Local => &rules.selection.local,
+    };
+    let left = rules.candidates.iter().enumerate();
+    let left = left.filter(|(at, _)| members.binary_search(at).is_err());
+    left.map(move |(_, candidate)| {
+        let (address, port): (IpAddr, u16) = candidate.address;
+        LeftOut {
+            port_name: rules.port.name.clone(),
+            address: address.to_string(),
+            port: Some(port),
+            node: candidate.endpoint.node.clone(),
+            list: Some(list_name(list)),
+            reason: reason(rules, candidate, list, node),
+        }
+    })
+}
+
+/// The name of a list as people read it.
+pub fn list_name(list: List) -> &'static str {
+    match list {
+        List::Cluster => "cluster",
+        List::Local => "local",
+    }
+}
+
+fn reason(
+    rules: &PortRules<'_>,
+    candidate: &Candidate<'_>,
+    list: List,
+    node: NodeContext<'_>,
+) -> String {
+    let endpoint = candidate.endpoint;
+    if list == List::Local && !candidate.local {
+        return match &endpoint.node {
+            Some(other) => format!("it runs on Node {other}, and the policy is Local"),
+            None => "it names no node, and the policy is Local".to_owned(),
+        };
+    }
+    if !endpoint.ready {
+        return match (endpoint.terminating, endpoint.serving) {
+            (false, _) => "it is not ready",
+            (true, false) => "it is terminating and no longer serving",
+            (true, true) => "it is terminating, and others are ready",
+        }
+        .to_owned();
+    }
+    hinted_away(&rules.candidates, candidate, node)
+}
