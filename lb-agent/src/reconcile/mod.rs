@@ -7,6 +7,7 @@
 //! the sources.
 //! **Invariant:** the mirror holds what the tables hold, so a retry starts from the truth.
 
+pub mod audit;
 mod mirror;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -3,8 +3,10 @@
 //!
 //! `golden` compares each `*.yaml` beside this file with the `*.txt` of the same name,
 //! `changes` looks at single writes, `order` and `path` at lookups between writes, `folder` at
-//! files that change, `partial` at starts on broken ones. `UPDATE_EXPECT=1` blesses the goldens.
+//! files that change, `partial` at starts on broken ones, `audit` at tables that others
+//! have changed. `UPDATE_EXPECT=1` blesses the goldens.
 
+mod audit;
 mod changes;
 mod folder;
 mod golden;
