@@ -116,7 +116,7 @@ fn stats(server: &ApiServer) -> String {
         .find_map(|line| line.strip_prefix("VmRSS:"))
         .and_then(|rest| rest.split_whitespace().next())
         .unwrap_or("0");
-    let watches: usize = [Resource::Service, Resource::EndpointSlice, Resource::Node]
+    let watches: usize = Resource::WATCHED
         .map(|resource| server.watches(resource))
         .iter()
         .sum();

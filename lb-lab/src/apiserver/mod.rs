@@ -30,7 +30,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde::Deserialize as _;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use socket2::{Domain, Protocol, Socket, Type};
 
 pub use self::console::converse;
@@ -96,6 +96,19 @@ impl ApiServer {
     /// Where it listens, as a kubeconfig names it.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// The text of a kubeconfig for it.
+    pub fn kubeconfig(&self) -> String {
+        let config = json!({
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "lab", "cluster": {"server": self.url()}}],
+            "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "lab"}}],
+            "users": [{"name": "lab", "user": {}}],
+            "current-context": "lab",
+        });
+        config.to_string()
     }
 
     /// Creates or replaces an object, or each item of a `List`; the version afterwards.

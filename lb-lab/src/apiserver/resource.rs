@@ -21,7 +21,8 @@ impl Resource {
     /// How many there are.
     pub(super) const COUNT: usize = 4;
 
-    const ALL: [Self; Self::COUNT] = [Self::Service, Self::EndpointSlice, Self::Node, Self::Event];
+    /// Those that can be listed and watched.
+    pub(super) const WATCHED: [Self; 3] = [Self::Service, Self::EndpointSlice, Self::Node];
 
     /// The kind as objects name it.
     pub const fn kind(self) -> &'static str {
@@ -68,8 +69,9 @@ impl Resource {
         self as usize
     }
 
+    /// The resource of objects of a kind that can be applied.
     pub(super) fn of_kind(kind: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|one| one.kind() == kind)
+        Self::WATCHED.into_iter().find(|one| one.kind() == kind)
     }
 
     /// The fields that a selector may name.

@@ -84,7 +84,8 @@ impl Shared {
     /// Waits a millisecond, or fails when the server stops.
     pub(super) fn pause_for_a_millisecond(&self) -> io::Result<()> {
         let mut fds = [PollFd::new(self.stop.as_fd(), PollFlags::POLLIN)];
-        poll(&mut fds, PollTimeout::from(1_u8))?;
+        // A signal shortens the pause, which harms nobody.
+        poll(&mut fds, PollTimeout::from(1_u8)).ok();
         if self.stopping.load(Ordering::SeqCst) {
             return Err(io::ErrorKind::ConnectionAborted.into());
         }
@@ -262,9 +263,10 @@ fn respond(shared: &Shared, stream: &TcpStream, head: &Head, body: &[u8]) -> io:
                 name,
                 query,
             };
-            return match (method.as_str(), name) {
-                ("GET", Some(name)) => about.get(shared, stream, name, log),
-                ("GET", None) => about.find(shared, stream, log),
+            let is_read = method == "GET" && resource != Resource::Event;
+            return match name {
+                Some(name) if is_read => about.get(shared, stream, name, log),
+                None if is_read => about.find(shared, stream, log),
                 _ => about.write(shared, stream, method, body, log),
             };
         }
@@ -361,11 +363,11 @@ impl About<'_> {
         body: &[u8],
         log: impl Fn(&str),
     ) -> io::Result<Next> {
-        log(match method {
-            "POST" => "create",
-            "PATCH" => "patch",
-            _ => "update",
-        });
+        match method {
+            "POST" => log("create"),
+            "PUT" => log("update"),
+            _ => log(&method.to_lowercase()),
+        }
         if let Err(next) = self.claim(shared, stream, Verb::Write)? {
             return Ok(next);
         }

@@ -182,7 +182,7 @@ impl State {
     /// Keeps this many events of each resource, and forgets all versions before.
     pub(super) fn set_window(&mut self, window: usize) {
         self.window = window;
-        for resource in [Resource::Service, Resource::EndpointSlice, Resource::Node] {
+        for resource in Resource::WATCHED {
             self.trim(resource);
         }
     }

@@ -113,19 +113,27 @@ fn begin(
 struct Seat<'a> {
     shared: &'a Shared,
     id: u64,
+    /// How often a bookmark had been ordered.
+    round: u64,
     wake: Arc<EventFd>,
 }
 
 impl<'a> Seat<'a> {
+    /// With the lock that shows what the watch begins with, or something would fall between.
     fn take(shared: &'a Shared, state: &mut State, resource: Resource, wake: Arc<EventFd>) -> Self {
-        let id = state.next_id();
+        let (id, round) = (state.next_id(), state.bookmark_round);
         let watcher = Watcher {
             resource,
             queue: VecDeque::new(),
             wake: Arc::clone(&wake),
         };
         state.watchers.insert(id, watcher);
-        Self { shared, id, wake }
+        Self {
+            shared,
+            id,
+            round,
+            wake,
+        }
     }
 
     /// Waits until there may be something to do; false when the client is gone.
@@ -160,15 +168,15 @@ fn live(
     ends: Instant,
 ) -> io::Result<Next> {
     let shared = seat.shared;
-    let mut round = shared.lock().bookmark_round;
+    let mut round = seat.round;
     let mut bookmarked = Instant::now();
     loop {
+        let holds;
         let (version, ordered, every) = {
             let mut state = shared.lock();
             stream.claims.refresh(&mut state);
-            if !stream.claims.has(Fault::HoldEvents)
-                && let Some(watcher) = state.watchers.get_mut(&seat.id)
-            {
+            holds = stream.claims.has(Fault::HoldEvents);
+            if !holds && let Some(watcher) = state.watchers.get_mut(&seat.id) {
                 pending.extend(watcher.queue.drain(..).map(Item::Change));
             }
             (state.version, state.bookmark_round, state.bookmark_every)
@@ -186,7 +194,7 @@ fn live(
         if let Some(end) = stream.due() {
             return stream.end(end);
         }
-        if !stream.claims.has(Fault::HoldEvents) {
+        if !holds {
             while let Some(item) = pending.pop_front() {
                 stream.send(&item)?;
                 if let Some(end) = stream.due() {
@@ -205,7 +213,12 @@ fn live(
             stream.out.finish()?;
             return Ok(Next::Request);
         }
-        if !seat.wait(stream.socket(), ends.min(bookmarked + every)) {
+        let until = if holds {
+            ends
+        } else {
+            ends.min(bookmarked + every)
+        };
+        if !seat.wait(stream.socket(), until) {
             return Ok(Next::Close);
         }
     }

@@ -18,6 +18,9 @@ pub(super) fn write(
     method: &str,
     body: &[u8],
 ) -> Result<(&'static str, String), Failure> {
+    if !matches!((method, name), ("POST", None) | ("PATCH", Some(_))) {
+        return Err(Failure::wrong_method());
+    }
     let value: Value = serde_json::from_slice(body)
         .map_err(|error| Failure::bad_request(format!("the body is no JSON: {error}")))?;
     match (method, name) {

@@ -3,6 +3,7 @@
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use lb_lab::apiserver::{Cluster, ClusterSpec};
 use serde_json::Value;
@@ -155,14 +156,15 @@ fn the_program_obeys_and_costs_little() {
     let words: Vec<&str> = answer.split(' ').collect();
     assert_eq!(words[..2], ["changed", "20006"], "{answer}");
     let at: u64 = words[2].parse().unwrap();
+    let start = Instant::now();
     let answer = program.ask("changes 100 50");
+    assert!(start.elapsed() >= Duration::from_micros(99 * 50));
     let times: Vec<u64> = answer
         .split(' ')
         .filter_map(|word| word.split_once(':')?.1.parse().ok())
         .collect();
     assert_eq!(times.len(), 100, "{answer}");
     assert!(at <= times[0] && times.is_sorted());
-    assert!(times[99] - times[0] >= 50_000 * 90, "{answer}");
     assert!(program.ask("change 10000").starts_with("error: "));
     assert!(program.ask("nonsense").starts_with("error: commands: "));
     watch.kill().unwrap();

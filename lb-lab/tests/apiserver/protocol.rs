@@ -137,6 +137,7 @@ fn single_objects_and_the_version_can_be_read() {
     assert_eq!(missing.body["message"], message);
     assert_eq!(client.get("/api/v1/pods").code, 404);
     assert_eq!(client.request("DELETE", SERVICES, "").unwrap().code, 405);
+    assert_eq!(client.get("/api/v1/events").code, 405);
 }
 
 #[test]
