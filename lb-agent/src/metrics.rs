@@ -26,6 +26,8 @@ use tracing::{info, warn};
 use crate::reconcile::audit::AuditReport;
 use crate::reconcile::{Outcome, Reconciler};
 
+/// What Prometheus calls the format.
+const TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 /// How often a port that something else holds is tried again.
 const BIND_AGAIN_AFTER: Duration = Duration::from_secs(5);
 
@@ -165,7 +167,6 @@ impl Metrics {
             }
         };
         info!("metrics at http://{address}/metrics");
-        const TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
         let metrics = move || {
             let text = self.text();
             async move { ([(CONTENT_TYPE, TYPE)], text) }

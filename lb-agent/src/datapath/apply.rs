@@ -159,7 +159,7 @@ fn walk<K: bytemuck::Pod, V: bytemuck::Pod>(
     name: &'static str,
     mut each: impl FnMut(K, V),
 ) -> Result<(), DumpError> {
-    for entry in map.iter() {
+    for entry in map {
         let (Raw(key), Raw(value)) = entry.map_err(unreadable(name))?;
         each(key, value);
     }

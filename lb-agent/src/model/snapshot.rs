@@ -14,10 +14,6 @@ use super::service::{Node, Service, ServiceKey};
 
 /// An object that a source delivers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "moved once, into the index; a box would be one more allocation for good"
-)]
 pub enum Object {
     /// A Service.
     Service(Service),
@@ -67,6 +63,10 @@ impl fmt::Display for ObjectRef {
 
 /// One change of one object.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "moved once, into the index; a box would be one more allocation for good"
+)]
 pub enum Change {
     /// It is new or different.
     Apply(Object),

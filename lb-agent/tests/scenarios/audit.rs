@@ -1,5 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Tables that somebody else has changed are mended, and only those entries.
+#![expect(
+    clippy::unwrap_used,
+    clippy::wildcard_enum_match_arm,
+    reason = "helpers of tests"
+)]
 
 use lb_agent::diff::diff;
 use lb_agent::model::snapshot::{Object, Update};
@@ -90,10 +95,16 @@ proptest! {
         let mut bench = bench();
         let before = bench.tables.content().clone();
         let puts = diff(&TableContent::default(), &before);
-        changed.iter().for_each(|at| bench.tables.tamper(&spoiled(*at.get(&puts))));
-        removed.iter().for_each(|at| bench.tables.tamper(&at.get(&puts).deletion()));
+        for at in changed {
+            bench.tables.tamper(&spoiled(*at.get(&puts)));
+        }
+        for at in removed {
+            bench.tables.tamper(&at.get(&puts).deletion());
+        }
         let strangers = strangers();
-        added.iter().for_each(|at| bench.tables.tamper(at.get(&strangers)));
+        for at in added {
+            bench.tables.tamper(at.get(&strangers));
+        }
         let differing = puts.iter().filter(|put| !bench.tables.holds(put).unwrap()).count();
         let report = bench.reconciler.audit(&mut bench.tables);
         prop_assert_eq!(bench.tables.content(), &before);
@@ -107,8 +118,9 @@ proptest! {
 fn an_audit_in_steps_looks_at_everything_once_while_services_come_and_go() {
     let mut bench = bench();
     let puts = diff(&TableContent::default(), bench.tables.content());
-    puts.iter()
-        .for_each(|put| bench.tables.tamper(&put.deletion()));
+    for put in &puts {
+        bench.tables.tamper(&put.deletion());
+    }
     let mut audit = Audit::default();
     let mut steps = 0;
     let report = loop {
