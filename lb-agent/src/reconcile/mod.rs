@@ -102,7 +102,7 @@ impl Reconciler {
                 self.unreadable.clone_from(unreadable);
             }
             Update::Complete => self.complete(),
-            Update::Changes(_) => {}
+            Update::Relist { .. } | Update::Changes(_) => {}
         }
         let dirty = self.index.update(update);
         for key in dirty {

@@ -30,6 +30,7 @@ fn words(changes: &[Change]) -> Vec<String> {
         Change::Apply(Object::Service(s)) => format!("+{} {}", s.key.name, s.cluster_ips[0]),
         Change::Apply(other) => format!("+{}", other.reference()),
         Change::Delete(reference) => format!("-{reference}"),
+        Change::Invalid { object, .. } => format!("!{object}"),
     };
     changes.iter().map(word).collect()
 }
@@ -237,6 +238,7 @@ fn wait_for(updates: &mut UnboundedReceiver<Update>, wanted: &str) -> Vec<String
                 }
                 Update::Changes(changes) => seen.extend(words(&changes)),
                 Update::Complete => seen.push("complete".to_owned()),
+                Update::Relist { kind, .. } => panic!("{kind:?} have a list of their own"),
             }
         }
     };
