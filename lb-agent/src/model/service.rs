@@ -8,9 +8,10 @@ use std::fmt;
 use std::net::IpAddr;
 
 use lb_common::abi::proto;
+use serde::{Deserialize, Serialize};
 
 /// Namespace and name of a Service. Ordered by namespace first.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ServiceKey {
     /// The namespace.
     pub namespace: String,
@@ -35,7 +36,7 @@ impl fmt::Display for ServiceKey {
 }
 
 /// The family of an address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum IpFamily {
     /// IPv4.
     V4,
@@ -55,7 +56,7 @@ impl IpFamily {
 }
 
 /// A transport protocol that a port may have.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Protocol {
     /// Transmission Control Protocol.
     #[default]
@@ -88,7 +89,7 @@ impl fmt::Display for Protocol {
 }
 
 /// One entry of `spec.ports`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServicePort {
     /// The name; empty for the only port of a Service.
     pub name: String,
@@ -111,7 +112,7 @@ impl fmt::Display for ServicePort {
 }
 
 /// `spec.type`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ServiceType {
     /// Inside the cluster only.
     #[default]
@@ -125,7 +126,7 @@ pub enum ServiceType {
 }
 
 /// Which endpoints a frontend may use.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TrafficPolicy {
     /// All of the cluster's.
     #[default]
@@ -135,7 +136,7 @@ pub enum TrafficPolicy {
 }
 
 /// A Service, as far as it matters to forwarding.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Service {
     /// Namespace and name.
     pub key: ServiceKey,
@@ -193,7 +194,7 @@ impl Service {
 }
 
 /// A Node.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Node {
     /// The name.
     pub name: String,

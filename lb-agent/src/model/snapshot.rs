@@ -9,11 +9,13 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use super::endpoint::{EndpointSlice, SliceKey};
 use super::service::{Node, Service, ServiceKey};
 
 /// An object that a source delivers.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Object {
     /// A Service.
     Service(Service),
@@ -26,7 +28,7 @@ pub enum Object {
 }
 
 /// Which object.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum ObjectRef {
     /// A Service.
     Service(ServiceKey),
@@ -90,7 +92,7 @@ pub enum Change {
 }
 
 /// A kind of objects that a source lists as a whole.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Kind {
     /// Services.
     Services,
