@@ -17,11 +17,10 @@ use tracing::{debug, info, warn};
 
 use super::AlgorithmName;
 use crate::datapath::{Datapath, DatapathConfig, Managed, Patterns};
-use crate::model::snapshot::Update;
 use crate::notify::Supervisor;
 use crate::plan::ids::IdLimits;
 use crate::reconcile::{Outcome, Reconciler, Settings};
-use crate::source::manifests;
+use crate::source::{Delivery, manifests};
 use crate::tables::Tables;
 use crate::telemetry::LogFormat;
 use crate::{config, error_chain};
@@ -152,7 +151,7 @@ struct Service {
     /// Devices are followed; false only when that task has died.
     following: bool,
     supervisor: Supervisor,
-    updates: UnboundedReceiver<Update>,
+    updates: UnboundedReceiver<Delivery>,
     batches: u64,
     ready: bool,
     wait: Duration,
@@ -163,14 +162,14 @@ impl Service {
         loop {
             // Before the first list, pending means waiting for it, which no retry hastens.
             let retry = self.reconciler.is_listed() && self.reconciler.is_pending();
-            let update = tokio::select! {
+            let delivery = tokio::select! {
                 biased;
                 signal = stop.wait() => {
                     info!("{signal}: ending; the programs and tables stay and go on forwarding");
                     self.supervisor.stopping();
                     return;
                 }
-                update = self.updates.recv() => update,
+                delivery = self.updates.recv() => delivery,
                 () = tokio::time::sleep(self.wait), if retry => {
                     self.pass(tables);
                     continue;
@@ -183,20 +182,32 @@ impl Service {
                     continue;
                 }
             };
-            let Some(update) = update else {
+            let Some(delivery) = delivery else {
                 // The source is gone; what is in force stays so until a signal comes.
                 let signal = stop.wait().await;
                 info!("{signal}: ending");
                 self.supervisor.stopping();
                 return;
             };
-            self.reconciler.receive(update);
-            while let Ok(update) = self.updates.try_recv() {
-                self.reconciler.receive(update);
-            }
+            let oldest = self.take_in(delivery);
             self.wait = RETRY_FIRST;
             self.pass(tables);
+            debug!(
+                target: "lb_agent::latency",
+                micros = u64::try_from(oldest.elapsed().as_micros()).unwrap_or(u64::MAX)
+            );
         }
+    }
+
+    /// Takes in what has come; several updates cost one pass. Gives when the oldest was received.
+    fn take_in(&mut self, first: Delivery) -> Instant {
+        let mut oldest = first.received;
+        self.reconciler.receive(first.update);
+        while let Ok(next) = self.updates.try_recv() {
+            oldest = oldest.min(next.received);
+            self.reconciler.receive(next.update);
+        }
+        oldest
     }
 
     /// One attempt to bring everything that is known into force.

@@ -8,3 +8,19 @@
 mod convert;
 pub mod index;
 pub mod manifests;
+
+use std::time::Instant;
+
+use crate::model::snapshot::Update;
+
+/// An update on its way to the reconciler.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    /// When the source got it, before it was decoded.
+    pub received: Instant,
+    /// What it says.
+    pub update: Update,
+}
+
+/// Where a source sends what it finds.
+pub type Updates = tokio::sync::mpsc::UnboundedSender<Delivery>;

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use lb_agent::model::snapshot::{Change, Object, Update};
+use lb_agent::source::Delivery;
 use lb_agent::source::manifests::folder::{Folder, Scan};
 use lb_agent::source::manifests::watch;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -220,7 +221,7 @@ fn a_folder_that_cannot_be_read_is_no_empty_folder() {
 }
 
 /// What the watch sends until it has sent `wanted`; the time limit is for a test that fails.
-fn wait_for(updates: &mut UnboundedReceiver<Update>, wanted: &str) -> Vec<String> {
+fn wait_for(updates: &mut UnboundedReceiver<Delivery>, wanted: &str) -> Vec<String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .build()
@@ -228,7 +229,7 @@ fn wait_for(updates: &mut UnboundedReceiver<Update>, wanted: &str) -> Vec<String
     let mut seen: Vec<String> = Vec::new();
     let wait = async {
         while !seen.iter().any(|word| word == wanted) {
-            match updates.recv().await.unwrap() {
+            match updates.recv().await.unwrap().update {
                 Update::Reset(objects) => {
                     let all: Vec<Change> = objects.into_iter().map(Change::Apply).collect();
                     seen.extend(words(&all));
