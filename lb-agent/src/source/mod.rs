@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Where objects come from. The only place that knows Kubernetes' own types.
 //!
-//! [`manifests`] reads and watches a folder, `convert` checks objects and fills in defaults,
+//! [`manifests`] reads and watches a folder, [`state`]
+//! remembers on disk what either of them told. `convert` checks objects and fills in defaults,
 //! [`index`] keeps what is known and names the Services that a change touches.
 //! **Invariant:** nothing leaves this room but values of `crate::model`.
 
 mod convert;
 pub mod index;
 pub mod manifests;
+pub mod state;
 
 use std::time::Instant;
 
