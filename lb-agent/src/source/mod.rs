@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Where objects come from. The only place that knows Kubernetes' own types.
 //!
-//! [`manifests`] reads and watches a folder, [`state`]
+//! [`manifests`] reads and watches a folder, [`kubernetes`] follows an API server, [`state`]
 //! remembers on disk what either of them told. `convert` checks objects and fills in defaults,
 //! [`index`] keeps what is known and names the Services that a change touches.
 //! **Invariant:** nothing leaves this room but values of `crate::model`.
 
 mod convert;
 pub mod index;
+pub mod kubernetes;
 pub mod manifests;
 pub mod state;
 
