@@ -46,7 +46,9 @@ fn relist(kind: Kind, objects: Vec<Object>, invalid: Vec<ObjectRef>) -> Update {
 /// Records updates and ends.
 fn session(folder: &Path, updates: &[Update]) -> Vec<Object> {
     let (state, before) = State::open(folder).unwrap();
-    updates.iter().for_each(|update| state.record(update));
+    for update in updates {
+        state.record(update);
+    }
     state.wait();
     before
 }

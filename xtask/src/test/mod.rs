@@ -56,7 +56,7 @@ enum Level {
     All(Filter),
     /// Pure functions: tables and property tests beside the code, examples in the documentation
     Unit(Filter),
-    /// Scenarios: Kubernetes YAML in, the text of the tables out
+    /// Scenarios: Kubernetes YAML in, the text of the tables out; API servers that misbehave
     Golden(Filter),
     /// The verifier gate, and packets through the programs in the kernel (needs `CAP_BPF`)
     Bpf(Filter),
@@ -81,7 +81,7 @@ struct Stage {
 }
 
 /// Tests that need no kernel; all others of lb-agent load programs into it.
-const GOLDEN_TESTS: [&str; 1] = ["scenarios"];
+const GOLDEN_TESTS: [&str; 2] = ["scenarios", "kubernetes"];
 
 const UNIT: Stage = Stage {
     name: "unit",
@@ -92,7 +92,7 @@ const UNIT: Stage = Stage {
 };
 const GOLDEN: Stage = Stage {
     name: "golden",
-    expression: "not package(lb-lab) & kind(test) & binary(=scenarios)",
+    expression: "not package(lb-lab) & kind(test) & (binary(=scenarios) | binary(=kubernetes))",
     selects: |package, kind, name| {
         package != "lb-lab" && kind == "test" && GOLDEN_TESTS.contains(&name)
     },
@@ -101,7 +101,7 @@ const GOLDEN: Stage = Stage {
 };
 const BPF: Stage = Stage {
     name: "bpf",
-    expression: "not package(lb-lab) & kind(test) & not binary(=scenarios)",
+    expression: "not package(lb-lab) & kind(test) & not (binary(=scenarios) | binary(=kubernetes))",
     selects: |package, kind, name| {
         package != "lb-lab" && kind == "test" && !GOLDEN_TESTS.contains(&name)
     },

@@ -359,9 +359,15 @@ fn applied(decoded: Decoded) -> Event {
 }
 
 fn decode<T: Watched>(object: &[u8]) -> Decoded {
-    let error = match serde_json::from_slice::<T>(object) {
+    let mut reader = serde_json::Deserializer::from_slice(object);
+    let error = match serde_path_to_error::deserialize::<_, T>(&mut reader) {
         Ok(whole) => return item(whole),
-        Err(error) => error.to_string(),
+        Err(error) => {
+            // A position in bytes that nobody sees helps nobody, and differs from try to try.
+            let message = error.inner().to_string();
+            let message = message.split(" at line ").next().unwrap_or_default();
+            format!("{}: {message}", error.path())
+        }
     };
     let Ok(Name { metadata: meta }) = serde_json::from_slice(object) else {
         return Err(error);
