@@ -75,6 +75,9 @@ pub enum AccessError {
 pub async fn connect(access: &Access) -> Result<Client, AccessError> {
     let config = configuration(access).await?;
     tracing::info!("objects come from the API server at {}", config.cluster_url);
+    if let Some(proxy) = &config.proxy_url {
+        tracing::warn!("the proxy {proxy} is not used: the API server is dialled directly");
+    }
     let mut connector = HttpConnector::new();
     connector.enforce_http(false);
     connector.set_nodelay(true);

@@ -410,3 +410,7 @@ fn reference_of(
         Kind::Nodes => ObjectRef::Node(name),
     })
 }
+
+#[cfg(test)]
+#[path = "decode_tests.rs"]
+mod tests;
