@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `lb-agent run`: gives the reconciler its clock, its source and the kernel.
 //!
-//! One loop on one thread: an update is written at once; what comes in while a write is in flight
+//! One loop on one thread, sources on others: an update is written at once; what comes in while a write is in flight
 //! is taken in together afterwards. SIGTERM ends the agent and leaves the forwarding in place.
 //! **Invariant:** nothing is decided here about Services.
 
@@ -16,12 +16,12 @@ use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use super::options::PlanningArgs;
+use super::source::Source;
 use crate::datapath::{Datapath, DatapathConfig, Managed, Patterns};
-use crate::model::snapshot::Update;
 use crate::notify::Supervisor;
 use crate::plan::ids::IdLimits;
 use crate::reconcile::{Outcome, Reconciler, Settings};
-use crate::source::manifests;
+use crate::source::Delivery;
 use crate::tables::Tables;
 use crate::telemetry::LogFormat;
 use crate::{config, error_chain};
@@ -34,9 +34,22 @@ const RETRY_LONGEST: Duration = Duration::from_secs(10);
 /// The flags of `run`.
 #[derive(Clone, Debug, Args)]
 pub(super) struct RunArgs {
-    /// Folder of Kubernetes manifests to serve and to watch (*.yaml, *.yml, *.json).
+    /// Folder of Kubernetes manifests to serve and to watch (*.yaml, *.yml, *.json), instead of an
+    /// API server.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["kubeconfig", "api_server"])]
+    pub(super) manifests: Option<PathBuf>,
+    /// How to reach and to log in to the API server [default: the files that KUBECONFIG names, else
+    /// the service account of the pod].
+    #[arg(long, value_name = "FILE")]
+    pub(super) kubeconfig: Option<PathBuf>,
+    /// The URL of the API server, instead of the one that the kubeconfig or the pod tells: an address
+    /// that does not depend on what this agent programs.
+    #[arg(long, value_name = "URL")]
+    pub(super) api_server: Option<String>,
+    /// Folder for what was known last: a node that comes back with empty tables serves by it until
+    /// the API server answers.
     #[arg(long, value_name = "DIR")]
-    manifests: PathBuf,
+    pub(super) state_dir: Option<PathBuf>,
     /// The name of this node [default: the host name].
     #[arg(long, value_name = "NAME")]
     node: Option<String>,
@@ -65,7 +78,9 @@ pub(super) struct RunArgs {
 }
 
 pub(super) fn run(args: &RunArgs) -> Result<(), String> {
-    config::manifests(&args.manifests).map_err(|e| error_chain(&e))?;
+    if let Some(path) = &args.manifests {
+        config::manifests(path).map_err(|e| error_chain(&e))?;
+    }
     let node_name = config::node_name(args.node.as_deref()).map_err(|e| error_chain(&e))?;
     let cgroup = config::cgroup(args.cgroup.as_deref()).map_err(|e| error_chain(&e))?;
     debug!(?cgroup, "socket hooks are not attached yet");
@@ -74,7 +89,9 @@ pub(super) fn run(args: &RunArgs) -> Result<(), String> {
         options: args.planning.options()?,
         id_limits: IdLimits::default(),
     };
-    let runtime = tokio::runtime::Builder::new_current_thread()
+    // The loop runs on this thread; what a source decodes and what devices do, on two others.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
         .enable_all()
         .build()
         .map_err(|e| format!("start the runtime: {e}"))?;
@@ -84,6 +101,7 @@ pub(super) fn run(args: &RunArgs) -> Result<(), String> {
 async fn serve(args: &RunArgs, settings: Settings) -> Result<(), String> {
     let mut stop = Stop::new().map_err(|e| format!("catch signals: {e}"))?;
     let supervisor = Supervisor::from_environment();
+    let source = Source::find(args).await?;
     let mut datapath = DatapathConfig::new(&args.bpffs);
     datapath.connections_max = args.connections_max;
     datapath.patterns = Patterns {
@@ -100,7 +118,7 @@ async fn serve(args: &RunArgs, settings: Settings) -> Result<(), String> {
         content.len()
     );
     let (sender, updates) = unbounded_channel();
-    manifests::watch(&args.manifests, sender).map_err(|e| error_chain(&e))?;
+    source.start(args, &settings.node_name, content.is_empty(), sender)?;
     let service = Service {
         managed: datapath.managed(),
         following: true,
@@ -151,7 +169,7 @@ struct Service {
     /// Devices are followed; false only when that task has died.
     following: bool,
     supervisor: Supervisor,
-    updates: UnboundedReceiver<Update>,
+    updates: UnboundedReceiver<Delivery>,
     batches: u64,
     ready: bool,
     wait: Duration,
@@ -162,14 +180,14 @@ impl Service {
         loop {
             // Before the first list, pending means waiting for it, which no retry hastens.
             let retry = self.reconciler.is_listed() && self.reconciler.is_pending();
-            let update = tokio::select! {
+            let delivery = tokio::select! {
                 biased;
                 signal = stop.wait() => {
                     info!("{signal}: ending; the programs and tables stay and go on forwarding");
                     self.supervisor.stopping();
                     return;
                 }
-                update = self.updates.recv() => update,
+                delivery = self.updates.recv() => delivery,
                 () = tokio::time::sleep(self.wait), if retry => {
                     self.pass(tables);
                     continue;
@@ -182,20 +200,32 @@ impl Service {
                     continue;
                 }
             };
-            let Some(update) = update else {
+            let Some(delivery) = delivery else {
                 // The source is gone; what is in force stays so until a signal comes.
                 let signal = stop.wait().await;
                 info!("{signal}: ending");
                 self.supervisor.stopping();
                 return;
             };
-            self.reconciler.receive(update);
-            while let Ok(update) = self.updates.try_recv() {
-                self.reconciler.receive(update);
-            }
+            let oldest = self.take_in(delivery);
             self.wait = RETRY_FIRST;
             self.pass(tables);
+            debug!(
+                target: "lb_agent::latency",
+                micros = u64::try_from(oldest.elapsed().as_micros()).unwrap_or(u64::MAX)
+            );
         }
+    }
+
+    /// Takes in what has come; several updates cost one pass. Gives when the oldest was received.
+    fn take_in(&mut self, first: Delivery) -> Instant {
+        let mut oldest = first.received;
+        self.reconciler.receive(first.update);
+        while let Ok(next) = self.updates.try_recv() {
+            oldest = oldest.min(next.received);
+            self.reconciler.receive(next.update);
+        }
+        oldest
     }
 
     /// One attempt to bring everything that is known into force.

@@ -142,7 +142,7 @@ impl Reconciler {
                 self.unreadable.clone_from(unreadable);
             }
             Update::Complete => self.complete(),
-            Update::Changes(_) => {}
+            Update::Relist { .. } | Update::Changes(_) => {}
         }
         let mut dirty = self.index.update(update);
         if self.find_addresses() {

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::endpoint::{EndpointSlice, SliceKey};
 use crate::model::service::{Node, Service, ServiceKey};
-use crate::model::snapshot::{Change, Object, ObjectRef, ServiceSnapshot, Update};
+use crate::model::snapshot::{Change, Kind, Object, ObjectRef, ServiceSnapshot, Update};
 
 /// All objects of a source.
 #[derive(Debug, Default)]
@@ -39,12 +39,18 @@ impl Index {
                 .into_iter()
                 .flat_map(|object| self.apply(object))
                 .collect(),
+            Update::Relist {
+                kind,
+                objects,
+                invalid,
+            } => self.relist(kind, objects, &invalid),
             Update::Complete => BTreeSet::new(),
             Update::Changes(changes) => changes
                 .into_iter()
                 .flat_map(|change| match change {
                     Change::Apply(object) => self.apply(object),
                     Change::Delete(reference) => self.delete(&reference),
+                    Change::Invalid { .. } => BTreeSet::new(),
                 })
                 .collect(),
         }
@@ -58,6 +64,42 @@ impl Index {
         }
         let mut dirty: BTreeSet<_> = before.services.into_keys().collect();
         dirty.extend(self.services.keys().cloned());
+        dirty
+    }
+
+    /// Replaces everything of one kind, but for the objects that cannot be read.
+    fn relist(
+        &mut self,
+        kind: Kind,
+        objects: Vec<Object>,
+        invalid: &[ObjectRef],
+    ) -> BTreeSet<ServiceKey> {
+        let mut gone: BTreeSet<ObjectRef> = match kind {
+            Kind::Services => self
+                .services
+                .keys()
+                .cloned()
+                .map(ObjectRef::Service)
+                .collect(),
+            Kind::EndpointSlices => self
+                .slices
+                .keys()
+                .cloned()
+                .map(ObjectRef::EndpointSlice)
+                .collect(),
+            Kind::Nodes => self.nodes.keys().cloned().map(ObjectRef::Node).collect(),
+        };
+        for reference in invalid {
+            gone.remove(reference);
+        }
+        let mut dirty = BTreeSet::new();
+        for object in objects {
+            gone.remove(&object.reference());
+            dirty.extend(self.apply(object));
+        }
+        for reference in gone {
+            dirty.extend(self.delete(&reference));
+        }
         dirty
     }
 

@@ -56,7 +56,7 @@ enum Level {
     All(Filter),
     /// Pure functions: tables and property tests beside the code, examples in the documentation
     Unit(Filter),
-    /// Scenarios: Kubernetes YAML in, the text of the tables out; and the lab's API server
+    /// Scenarios: Kubernetes YAML in, the text of the tables out; API servers that misbehave
     Golden(Filter),
     /// The verifier gate, and packets through the programs in the kernel (needs `CAP_BPF`)
     Bpf(Filter),
@@ -81,7 +81,7 @@ struct Stage {
 }
 
 /// Tests that need no privileges; all others of lb-agent load programs, and of lb-lab make namespaces.
-const GOLDEN_TESTS: [&str; 2] = ["scenarios", "apiserver"];
+const GOLDEN_TESTS: [&str; 3] = ["scenarios", "apiserver", "kubernetes"];
 
 const UNIT: Stage = Stage {
     name: "unit",
@@ -92,14 +92,14 @@ const UNIT: Stage = Stage {
 };
 const GOLDEN: Stage = Stage {
     name: "golden",
-    expression: "kind(test) & (binary(=scenarios) | binary(=apiserver))",
+    expression: "kind(test) & (binary(=scenarios) | binary(=apiserver) | binary(=kubernetes))",
     selects: |_, kind, name| kind == "test" && GOLDEN_TESTS.contains(&name),
     needs_privileges: false,
     has_examples: false,
 };
 const BPF: Stage = Stage {
     name: "bpf",
-    expression: "not package(lb-lab) & kind(test) & not binary(=scenarios)",
+    expression: "not package(lb-lab) & kind(test) & not (binary(=scenarios) | binary(=kubernetes))",
     selects: |package, kind, name| {
         package != "lb-lab" && kind == "test" && !GOLDEN_TESTS.contains(&name)
     },
