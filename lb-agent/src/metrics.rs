@@ -47,6 +47,7 @@ pub struct Metrics {
     registry: Arc<Mutex<Registry>>,
     services: Gauge<i64, AtomicI64>,
     pending: Gauge<i64, AtomicI64>,
+    invalid: Gauge<i64, AtomicI64>,
     warnings: Family<Reason, Gauge<i64, AtomicI64>>,
     writes: Counter<u64, AtomicU64>,
     audited: Family<Result, Counter<u64, AtomicU64>>,
@@ -69,6 +70,7 @@ impl Metrics {
             registry: Arc::default(),
             services: Gauge::default(),
             pending: Gauge::default(),
+            invalid: Gauge::default(),
             warnings: Family::default(),
             writes: Counter::default(),
             audited: Family::default(),
@@ -87,6 +89,11 @@ impl Metrics {
             "services_pending",
             "Services whose writes wait for another try",
             self.pending.clone(),
+        );
+        all.register(
+            "objects_invalid",
+            "Objects that cannot be read and whose last good state is in force",
+            self.invalid.clone(),
         );
         all.register(
             "service_warnings",
@@ -117,6 +124,7 @@ impl Metrics {
         let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         self.services.set(number(reconciler.services_len()));
         self.pending.set(number(outcome.pending));
+        self.invalid.set(number(reconciler.invalid_len()));
         self.writes
             .inc_by(u64::try_from(outcome.changes).unwrap_or(u64::MAX));
         for (reason, count) in reconciler.warnings_by_reason() {

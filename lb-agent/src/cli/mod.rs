@@ -4,6 +4,7 @@
 //! **Invariant:** flags are kebab-case, every default is told by `--help`, and a wrong value is
 //! refused before anything is done.
 
+mod audits;
 mod describe;
 mod options;
 mod plan;
@@ -37,7 +38,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serve: read objects, write tables, follow changes (the default).
-    Run(run::RunArgs),
+    Run(Box<run::RunArgs>),
     /// Show the tables that manifests lead to, without touching the kernel.
     Plan(plan::PlanArgs),
 }

@@ -5,6 +5,7 @@
 //! is taken in together afterwards. SIGTERM ends the agent and leaves the forwarding in place.
 //! **Invariant:** nothing is decided here about Services.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -15,13 +16,16 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
+use super::audits::{Audits, Due};
 use super::options::PlanningArgs;
 use super::source::Source;
 use crate::datapath::{Datapath, DatapathConfig, Managed, Patterns};
+use crate::metrics::Metrics;
 use crate::notify::Supervisor;
 use crate::plan::ids::IdLimits;
 use crate::reconcile::{Outcome, Reconciler, Settings};
 use crate::source::Delivery;
+use crate::source::kubernetes::events::EventRecorder;
 use crate::tables::Tables;
 use crate::telemetry::LogFormat;
 use crate::{config, error_chain};
@@ -72,9 +76,30 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "N", default_value_t = limits::CONNECTIONS,
           value_parser = clap::value_parser!(u32).range(2..))]
     connections_max: u32,
+    /// Seconds between two audits of the maps, which mend what others have changed; 0 for none.
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    audit_interval: u64,
+    /// Where to serve metrics for Prometheus; `none` for nowhere.
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:10249",
+          value_parser = parse_bind_address)]
+    metrics_bind_address: BindAddress,
     /// How to write the log.
     #[arg(long, value_enum, default_value_t)]
     pub(super) log_format: LogFormat,
+}
+
+/// Where to listen, or nowhere.
+#[derive(Clone, Copy, Debug)]
+struct BindAddress(Option<SocketAddr>);
+
+fn parse_bind_address(text: &str) -> Result<BindAddress, String> {
+    if text == "none" {
+        return Ok(BindAddress(None));
+    }
+    match text.parse() {
+        Ok(address) => Ok(BindAddress(Some(address))),
+        Err(_) => Err("give an address and a port such as 127.0.0.1:10249, or none".to_owned()),
+    }
 }
 
 pub(super) fn run(args: &RunArgs) -> Result<(), String> {
@@ -118,10 +143,17 @@ async fn serve(args: &RunArgs, settings: Settings) -> Result<(), String> {
         content.len()
     );
     let (sender, updates) = unbounded_channel();
-    source.start(args, &settings.node_name, content.is_empty(), sender)?;
+    let recorder = source.start(args, &settings.node_name, content.is_empty(), sender)?;
+    let metrics = Metrics::new();
+    if let BindAddress(Some(address)) = args.metrics_bind_address {
+        tokio::spawn(metrics.clone().serve(address));
+    }
     let service = Service {
         managed: datapath.managed(),
         following: true,
+        recorder,
+        metrics,
+        audits: Audits::new(Duration::from_secs(args.audit_interval), &args.bpffs),
         reconciler: Reconciler::restore(settings, &content, seconds_since_1970()),
         supervisor,
         updates,
@@ -165,6 +197,9 @@ impl Stop {
 
 struct Service {
     reconciler: Reconciler,
+    recorder: Option<EventRecorder>,
+    metrics: Metrics,
+    audits: Audits,
     managed: watch::Receiver<Managed>,
     /// Devices are followed; false only when that task has died.
     following: bool,
@@ -192,11 +227,13 @@ impl Service {
                     self.pass(tables);
                     continue;
                 }
-                changed = self.managed.changed(), if !self.ready && self.following => {
+                changed = self.managed.changed(), if self.following => {
                     self.following = changed.is_ok();
-                    if self.reconciler.is_listed() && !retry {
-                        self.get_ready();
-                    }
+                    self.devices_changed(tables);
+                    continue;
+                }
+                due = self.audits.next(), if self.reconciler.is_listed() => {
+                    self.audit(due, tables);
                     continue;
                 }
             };
@@ -210,10 +247,45 @@ impl Service {
             let oldest = self.take_in(delivery);
             self.wait = RETRY_FIRST;
             self.pass(tables);
+            let took = oldest.elapsed();
+            self.metrics.updated(took);
             debug!(
                 target: "lb_agent::latency",
-                micros = u64::try_from(oldest.elapsed().as_micros()).unwrap_or(u64::MAX)
+                micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX)
             );
+        }
+    }
+
+    /// Devices or addresses of this node have changed.
+    fn devices_changed(&mut self, tables: &mut impl Tables) {
+        let addresses = self.managed.borrow_and_update().addresses.clone();
+        self.reconciler.receive_addresses(addresses);
+        if !self.reconciler.is_listed() {
+            return;
+        }
+        if self.reconciler.is_pending() {
+            self.pass(tables);
+        } else if !self.ready {
+            self.get_ready();
+        }
+    }
+
+    /// Goes on with an audit.
+    fn audit(&mut self, due: Due, tables: &mut impl Tables) {
+        let report = self.audits.go_on(due, &self.reconciler, tables);
+        if let Some(report) = report {
+            self.metrics.audited(report);
+            debug!("audit: {report:?}");
+        }
+    }
+
+    /// Tells of warnings that have come up.
+    fn tell(&mut self) {
+        for news in self.reconciler.take_news() {
+            if let Some(recorder) = &self.recorder {
+                let message = news.warning.to_string();
+                recorder.warn(&news.service, &news.uid, news.warning.reason(), &message);
+            }
         }
     }
 
@@ -232,6 +304,8 @@ impl Service {
     fn pass(&mut self, tables: &mut impl Tables) {
         let started = Instant::now();
         let outcome = self.reconciler.sync(tables);
+        self.metrics.pass(outcome, &self.reconciler);
+        self.tell();
         if outcome.changes > 0 {
             info!("{}", sentence(outcome, started.elapsed()));
         }

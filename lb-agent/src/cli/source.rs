@@ -44,14 +44,15 @@ impl Source {
         client.map(Self::ApiServer).map_err(|e| error_chain(&e))
     }
 
-    /// Begins to send to `updates`; if the tables are empty, what is remembered comes first.
+    /// Begins to send to `updates`; if the tables are empty, what is remembered comes first. Gives
+    /// what tells people about Services, if there is somebody to tell.
     pub(super) fn start(
         self,
         args: &RunArgs,
         node: &str,
         tables_are_empty: bool,
         updates: Updates,
-    ) -> Result<(), String> {
+    ) -> Result<Option<EventRecorder>, String> {
         let (state, objects) = args.state_dir.as_deref().and_then(open).unzip();
         match self {
             Self::Manifests(path) => {
@@ -59,18 +60,20 @@ impl Source {
                     Some(state) => recorded(state, updates),
                     None => updates,
                 };
-                manifests::watch(&path, updates).map_err(|e| error_chain(&e))
+                manifests::watch(&path, updates).map_err(|e| error_chain(&e))?;
+                Ok(None)
             }
             Self::ApiServer(client) => {
                 let objects = objects.filter(|_| tables_are_empty).unwrap_or_default();
+                let recorder = EventRecorder::start(client.clone(), node);
                 let outlet = Outlet {
                     remembered: remember(objects, &updates),
                     updates,
                     state,
-                    recorder: Some(EventRecorder::start(client.clone(), node)),
+                    recorder: Some(recorder.clone()),
                 };
                 kubernetes::watch(&client, node, outlet, Patience::default());
-                Ok(())
+                Ok(Some(recorder))
             }
         }
     }

@@ -77,10 +77,6 @@ impl fmt::Display for ObjectRef {
 
 /// One change of one object.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "moved once, into the index; a box would be one more allocation for good"
-)]
 pub enum Change {
     /// It is new or different.
     Apply(Object),

@@ -302,6 +302,11 @@ impl Reconciler {
         &self.warnings_by_reason
     }
 
+    /// Number of objects that are there and cannot be read; their last good state is in force.
+    pub fn invalid_len(&self) -> usize {
+        self.index.invalid_len()
+    }
+
     /// Number of Services that are known.
     pub fn services_len(&self) -> usize {
         self.index.services_len()

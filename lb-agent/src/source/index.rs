@@ -20,6 +20,8 @@ pub struct Index {
     slices_of: BTreeMap<ServiceKey, BTreeSet<SliceKey>>,
     endpoints: BTreeMap<ServiceKey, Vec<EndpointSlice>>,
     nodes: BTreeMap<String, Node>,
+    /// Objects that are there and cannot be read.
+    invalid: BTreeSet<ObjectRef>,
 }
 
 impl Index {
@@ -50,7 +52,10 @@ impl Index {
                 .flat_map(|change| match change {
                     Change::Apply(object) => self.apply(object),
                     Change::Delete(reference) => self.delete(&reference),
-                    Change::Invalid { .. } => BTreeSet::new(),
+                    Change::Invalid { object, .. } => {
+                        self.invalid.insert(object);
+                        BTreeSet::new()
+                    }
                 })
                 .collect(),
         }
@@ -89,8 +94,10 @@ impl Index {
                 .collect(),
             Kind::Nodes => self.nodes.keys().cloned().map(ObjectRef::Node).collect(),
         };
+        self.invalid.retain(|known| known.kind() != Some(kind));
         for reference in invalid {
             gone.remove(reference);
+            self.invalid.insert(reference.clone());
         }
         let mut dirty = BTreeSet::new();
         for object in objects {
@@ -103,7 +110,15 @@ impl Index {
         dirty
     }
 
+    /// Number of objects that are there and cannot be read.
+    pub fn invalid_len(&self) -> usize {
+        self.invalid.len()
+    }
+
     fn apply(&mut self, object: Object) -> BTreeSet<ServiceKey> {
+        if !self.invalid.is_empty() {
+            self.invalid.remove(&object.reference());
+        }
         match object {
             Object::Service(service) => {
                 let key = service.key.clone();
@@ -139,6 +154,7 @@ impl Index {
     }
 
     fn delete(&mut self, reference: &ObjectRef) -> BTreeSet<ServiceKey> {
+        self.invalid.remove(reference);
         match reference {
             ObjectRef::Service(key) => self
                 .services

@@ -74,6 +74,10 @@ impl Scope {
 /// What a line says.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one at a time and not for long; a box would be an allocation per line"
+)]
 enum Line {
     /// An object is there.
     Apply(Object),
