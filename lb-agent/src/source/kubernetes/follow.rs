@@ -77,7 +77,15 @@ impl<T: Watched> Follower<T> {
                 self.version = None;
             }
             self.hub.health().failed(T::KIND, &failure);
-            sleep(self.backoff.wait(&failure)).await;
+            let wait = sleep(self.backoff.wait(&failure));
+            if let Failure::Unreachable { .. } = failure {
+                tokio::select! {
+                    () = wait => {}
+                    () = self.hub.wait_until_reached() => {}
+                }
+            } else {
+                wait.await;
+            }
         }
     }
 
@@ -98,6 +106,7 @@ impl<T: Watched> Follower<T> {
         let seconds = self.patience.stream_secs();
         let opened = Instant::now();
         let answer = self.query.watch(&self.client, from, seconds).await?;
+        self.hub.note_reached();
         Ok(Stream {
             answer,
             opened,
