@@ -156,6 +156,11 @@ impl Desk {
             "listed {} objects of {kind:?}",
             objects.len() + invalid.len()
         );
+        if kind == Kind::Nodes && objects.is_empty() && invalid.is_empty() {
+            warn!(
+                "the API server has no Node of this node's name, so its zone is not known: see --node"
+            );
+        }
         if let Some(first) = &mut self.first {
             first
                 .later
