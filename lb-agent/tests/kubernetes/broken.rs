@@ -26,7 +26,8 @@ async fn a_server_that_is_not_there_yet_is_waited_for_and_that_is_said_once() {
     assert_eq!(source.next().await, "reset");
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!(logged.count("serves again"), 1);
-    assert_eq!(logged.count("WARN"), 1);
+    assert_eq!(logged.count("no Node of this node's name"), 1);
+    assert_eq!(logged.count("WARN"), 2, "these two");
 }
 
 #[tokio::test]

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! First lists: streamed, paged, refused, ignored, late.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::server::{Reply, Server, Step, line};
-use crate::support::{Following, added, bookmark, modified, nothing, page, service};
+use crate::support::{Following, added, bookmark, modified, nothing, page, patience, service};
 
 #[tokio::test]
 async fn the_first_update_waits_for_every_kind_and_has_everything() {
@@ -68,7 +68,12 @@ async fn a_server_that_ignores_streamed_lists_is_found_out_and_remembered() {
     let server = Server::start(move |request| {
         if request.is("services") && request.is_watch() && !request.has("resourceVersion=7") {
             // An old server: what there is, then changes, and no mark between the two.
-            return Reply::lines([added("a", 5, 80)]);
+            let changes = (6..200).flat_map(|version| {
+                let change = line(modified("a", version, 80));
+                [change, Step::Wait(Duration::from_millis(100))]
+            });
+            let first = [line(added("a", 5, 80))];
+            return Reply::steps(first.into_iter().chain(changes));
         }
         if request.is("services") && request.is_watch() {
             streams += 1;
@@ -86,8 +91,14 @@ async fn a_server_that_ignores_streamed_lists_is_found_out_and_remembered() {
         nothing(request)
     })
     .await;
+    let start = Instant::now();
     let mut source = Following::start(&server.url).await;
     assert_eq!(source.next().await, "reset a:80");
+    let took = start.elapsed();
+    assert!(
+        took < patience().list_longest,
+        "{took:?} in spite of changes"
+    );
     assert_eq!(source.next().await, "relist Services a:80");
     let streamed = server.count(|r| r.is("services") && r.wants_initial_events());
     assert_eq!(streamed, 1, "the second list does not try again");

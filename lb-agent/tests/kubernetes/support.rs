@@ -19,7 +19,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 /// Short waits, so that tests do not take long.
 pub(crate) fn patience() -> Patience {
     Patience {
-        list_quiet: Duration::from_millis(400),
+        list_quiet: Duration::from_secs(1),
         list_longest: Duration::from_secs(4),
         piece: Duration::from_millis(800),
         settle: Duration::from_millis(150),

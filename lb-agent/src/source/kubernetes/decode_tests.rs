@@ -7,10 +7,10 @@ use super::*;
 const SLICE: &str = r#"{"kind":"EndpointSlice","metadata":{"name":"web-x","namespace":"shop","resourceVersion":"41","uid":"u","labels":{"kubernetes.io/service-name":"web"},"annotations":null,"managedFields":[{"fieldsV1":{"f:endpoints":{}}}],"ownerReferences":[{"name":"web"}]},"addressType":"IPv4","endpoints":[{"addresses":["10.1.0.1"],"conditions":{"ready":true},"nodeName":"n"}],"ports":[{"port":80,"protocol":"TCP"}],"unknown":[1,{"a":2}]}"#;
 
 fn applied(line: &str) -> (Item, Option<String>) {
-    match event::<EndpointSlice>(line.as_bytes()).unwrap() {
-        Event::Applied(item, version) => (item, version),
-        other => panic!("{other:?}"),
-    }
+    let Event::Applied(item, version) = event::<EndpointSlice>(line.as_bytes()).unwrap() else {
+        panic!("{line}");
+    };
+    (item, version)
 }
 
 #[test]

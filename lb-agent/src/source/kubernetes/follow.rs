@@ -77,7 +77,15 @@ impl<T: Watched> Follower<T> {
                 self.version = None;
             }
             self.hub.health().failed(T::KIND, &failure);
-            sleep(self.backoff.wait(&failure)).await;
+            let wait = sleep(self.backoff.wait(&failure));
+            if let Failure::Unreachable { .. } = failure {
+                tokio::select! {
+                    () = wait => {}
+                    () = self.hub.wait_until_reached() => {}
+                }
+            } else {
+                wait.await;
+            }
         }
     }
 
@@ -98,6 +106,7 @@ impl<T: Watched> Follower<T> {
         let seconds = self.patience.stream_secs();
         let opened = Instant::now();
         let answer = self.query.watch(&self.client, from, seconds).await?;
+        self.hub.note_reached();
         Ok(Stream {
             answer,
             opened,
@@ -119,8 +128,13 @@ impl<T: Watched> Follower<T> {
             opened => opened?,
         };
         let mut found = BTreeMap::new();
+        // When an object came that was not there yet, or a part of one.
+        let mut progress = stream.opened;
         loop {
+            let before = found.len();
+            let mut lines = 0;
             while let Some(line) = stream.answer.line() {
+                lines += 1;
                 match decode::event::<T>(line).map_err(|e| garbled(&e))? {
                     Event::Applied(item, _) => {
                         found.insert(item.reference.clone(), item);
@@ -146,16 +160,18 @@ impl<T: Watched> Follower<T> {
                     }
                 }
             }
+            // An old server goes on with changes, as often as there are any.
+            if found.len() > before || lines == 0 {
+                progress = stream.received;
+            }
             let left = self.patience.list_longest;
             let left = left.saturating_sub(stream.opened.elapsed());
-            match stream
-                .answer
-                .fill(left.min(self.patience.list_quiet))
-                .await?
-            {
+            let quiet = self.patience.list_quiet;
+            let quiet = quiet.saturating_sub(progress.elapsed());
+            match stream.answer.fill(left.min(quiet)).await? {
                 Fill::Bytes(at) => stream.received = at,
                 Fill::End => return Err(ended(stream.opened)),
-                // An old server sends what there is and then waits for changes, or it is dead.
+                // An old server sends what there is and then changes, or it is dead.
                 Fill::Silent => {
                     drop(stream);
                     self.list().await?;

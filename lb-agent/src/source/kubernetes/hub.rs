@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use tokio::sync::Notify;
 use tracing::{info, warn};
 
 use super::Outlet;
@@ -41,6 +42,7 @@ pub(super) enum Found {
 pub(super) struct Hub {
     health: Health,
     no_streamed_lists: AtomicBool,
+    reached: Notify,
     desk: Mutex<Desk>,
 }
 
@@ -66,6 +68,7 @@ impl Hub {
         Self {
             health: Health::default(),
             no_streamed_lists: AtomicBool::new(false),
+            reached: Notify::new(),
             desk: Mutex::new(Desk {
                 outlet,
                 first: Some(First::default()),
@@ -88,6 +91,16 @@ impl Hub {
         if !self.no_streamed_lists.swap(true, Ordering::Relaxed) {
             info!("the API server does not stream lists; listing page by page from now on");
         }
+    }
+
+    /// The server has answered: whoever waits because it could not be reached need wait no longer.
+    pub(super) fn note_reached(&self) {
+        self.reached.notify_waiters();
+    }
+
+    /// Waits until somebody else has reached the server.
+    pub(super) async fn wait_until_reached(&self) {
+        self.reached.notified().await;
     }
 
     /// Nobody takes updates any more.
@@ -143,6 +156,11 @@ impl Desk {
             "listed {} objects of {kind:?}",
             objects.len() + invalid.len()
         );
+        if kind == Kind::Nodes && objects.is_empty() && invalid.is_empty() {
+            warn!(
+                "the API server has no Node of this node's name, so its zone is not known: see --node"
+            );
+        }
         if let Some(first) = &mut self.first {
             first
                 .later

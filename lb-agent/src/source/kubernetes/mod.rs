@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Objects from the API server: Services, their EndpointSlices, and this node's own Node.
 //!
-//! [`connect`] finds the server, [`watch`] follows it for as long as anybody takes updates. Each
-//! kind is followed by a task of its own ([`follow`]); [`hub`] brings them together.
+//! [`connect()`] finds the server, [`watch`] follows it for as long as anybody takes updates. Each
+//! kind is followed by a task of its own (`follow`); `hub` brings them together.
 //! **Invariant:** whatever the server does or does not do, what was known stays in force until
 //! something newer is known for certain.
 
