@@ -11,4 +11,5 @@ mod golden;
 mod order;
 mod partial;
 mod path;
+mod scenario;
 mod support;
