@@ -6,10 +6,12 @@
 //! files that change, `partial` at starts on broken ones. `UPDATE_EXPECT=1` blesses the goldens.
 
 mod changes;
+mod contract;
 mod folder;
 mod golden;
 mod order;
 mod partial;
 mod path;
 mod scenario;
+mod schema;
 mod support;

@@ -24,6 +24,7 @@ use crate::support::{Bench, settings};
 pub(crate) struct Scenario {
     pub(crate) name: String,
     pub(crate) path: PathBuf,
+    pub(crate) flags: Vec<String>,
     pub(crate) objects: Vec<Object>,
     problems: Vec<Problem>,
     pub(crate) settings: Settings,
@@ -57,7 +58,8 @@ impl Scenario {
             )
         };
         let flags = words("# flags:").unwrap_or_default();
-        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+        let words_of_flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+        let options = planning_options(&words_of_flags);
         let folder = tempfile::tempdir().unwrap();
         fs::copy(&path, folder.path().join("scenario.yaml")).unwrap();
         let (objects, problems) = manifests::load(folder.path()).unwrap();
@@ -66,13 +68,19 @@ impl Scenario {
             objects,
             problems,
             settings: Settings {
-                options: planning_options(&flags).unwrap_or_else(|e| panic!("{name}: {e}")),
+                options: options.unwrap_or_else(|e| panic!("{name}: {e}")),
                 ..settings()
             },
             addresses: addresses.map(|all| all.iter().map(|ip| ip.parse().unwrap()).collect()),
+            flags,
             name,
             path,
         }
+    }
+
+    /// What could not be read.
+    pub(crate) fn problems(&self) -> &[Problem] {
+        &self.problems
     }
 
     /// A node of this scenario that starts on `content` and knows of no object.
