@@ -165,7 +165,7 @@ impl PlanText {
             text.push('\n');
             text.push_str(&table(&["HEALTH CHECK", "PORT", "LOCAL ENDPOINTS"], rows));
         }
-        if let Some(left) = &self.left_out {
+        if let Some(left) = self.left_out.as_ref().filter(|left| !left.is_empty()) {
             let rows = left.iter().map(LeftOutText::cells);
             text.push('\n');
             text.push_str(&table(

@@ -18,6 +18,7 @@ use lb_common::abi::Algorithm;
 use crate::telemetry::LogFormat;
 
 pub use describe::PlanText;
+pub use options::planning_options;
 pub use render::{TableText, table_text};
 
 /// Balances Kubernetes Services in the kernel of this node.

@@ -3,7 +3,7 @@
 //!
 //! **Invariant:** what is told by `plan` is what `run` does, because both take these flags.
 
-use clap::{Args, ValueEnum};
+use clap::{Args, Parser, ValueEnum};
 
 use super::AlgorithmName;
 use crate::model::prefix::Prefix;
@@ -67,6 +67,20 @@ pub(super) struct PlanningArgs {
     /// For --detect-local-mode `InterfaceNamePrefix`: what the names begin with, such as veth.
     #[arg(long, value_name = "PREFIX")]
     pod_interface_name_prefix: Option<String>,
+}
+
+/// The flags alone, without a verb.
+#[derive(Debug, Parser)]
+#[command(no_binary_name = true)]
+struct PlanningFlags {
+    #[command(flatten)]
+    planning: PlanningArgs,
+}
+
+/// The options that these flags of `run` and `plan` choose, for who plans without the program.
+pub fn planning_options(flags: &[&str]) -> Result<PlanOptions, String> {
+    let parsed = PlanningFlags::try_parse_from(flags).map_err(|e| e.to_string())?;
+    parsed.planning.options()
 }
 
 impl PlanningArgs {

@@ -10,7 +10,8 @@ use lb_common::abi::List;
 
 use super::endpoints::{Candidate, NodeContext, hinted_away};
 use super::rules::PortRules;
-use crate::model::service::ServicePort;
+use crate::model::endpoint::Endpoint;
+use crate::model::service::{IpFamily, Service, ServicePort, ServiceType};
 use crate::model::snapshot::ServiceSnapshot;
 
 /// An endpoint that is left out of a list.
@@ -47,8 +48,13 @@ pub fn left_out(
             reason: rejected.reason.clone(),
         }));
     }
-    for port in &snapshot.service.ports {
-        found.extend(outside_of_ports(snapshot, rules, port));
+    if let Some(reason) = not_served(snapshot.service) {
+        let endpoints = snapshot.slices.iter().flat_map(|slice| &slice.endpoints);
+        found.extend(endpoints.map(|e| outside_of_all("", (e, None), reason.to_owned())));
+    } else {
+        for port in &snapshot.service.ports {
+            found.extend(outside_of_ports(snapshot, rules, port));
+        }
     }
     for rules in rules {
         for list in rules.lists_used() {
@@ -60,6 +66,35 @@ pub fn left_out(
     found
 }
 
+/// Why no endpoint of the Service is used, if that is so.
+fn not_served(service: &Service) -> Option<&'static str> {
+    if service.is_served() {
+        return None;
+    }
+    Some(if service.other_proxy {
+        "the Service is labelled for another proxy"
+    } else if service.service_type == ServiceType::ExternalName {
+        "the Service is an alias in DNS"
+    } else {
+        "the Service has no cluster address"
+    })
+}
+
+fn outside_of_all(
+    port_name: &str,
+    (endpoint, port): (&Endpoint, Option<u16>),
+    reason: String,
+) -> LeftOut {
+    LeftOut {
+        port_name: port_name.to_owned(),
+        address: endpoint.address.to_string(),
+        port,
+        node: endpoint.node.clone(),
+        list: None,
+        reason,
+    }
+}
+
 /// Endpoints of slices that have nothing to do with the port.
 fn outside_of_ports(
     snapshot: &ServiceSnapshot<'_>,
@@ -68,17 +103,22 @@ fn outside_of_ports(
 ) -> Vec<LeftOut> {
     let mut found = Vec::new();
     for slice in &snapshot.slices {
-        let served = |r: &&PortRules<'_>| r.port == port && r.family == slice.family;
+        let served = rules
+            .iter()
+            .find(|r| r.port == port && r.family == slice.family);
         let named = |p: &&crate::model::endpoint::EndpointPort| {
             p.name == port.name && p.protocol == port.protocol
         };
         let number = slice.ports.iter().find(named).map(|p| p.port);
         let reason = if slice.skipped {
             "its EndpointSlice is labelled headless or for another proxy".to_owned()
-        } else if !rules.iter().any(|r| served(&r)) {
+        } else if served.is_none() {
             format!(
-                "the Service has no frontend of {:?} for this port",
-                slice.family
+                "the Service has no frontend of IP{} for this port",
+                match slice.family {
+                    IpFamily::V4 => "v4",
+                    IpFamily::V6 => "v6",
+                }
             )
         } else if number.is_none() {
             format!(
@@ -88,14 +128,13 @@ fn outside_of_ports(
         } else {
             continue;
         };
-        found.extend(slice.endpoints.iter().map(|endpoint| LeftOut {
-            port_name: port.name.clone(),
-            address: endpoint.address.to_string(),
-            port: number,
-            node: endpoint.node.clone(),
-            list: None,
-            reason: reason.clone(),
-        }));
+        // Another slice may name the same endpoint for this port.
+        let elsewhere = |endpoint: &&Endpoint| {
+            let mut candidates = served.into_iter().flat_map(|rules| &rules.candidates);
+            candidates.any(|c| c.address.0 == endpoint.address)
+        };
+        let endpoints = slice.endpoints.iter().filter(|e| !elsewhere(e));
+        found.extend(endpoints.map(|e| outside_of_all(&port.name, (e, number), reason.clone())));
     }
     found
 }

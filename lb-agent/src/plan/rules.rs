@@ -6,6 +6,7 @@
 //! tables, `lb-agent plan` prints it.
 //! **Invariant:** pure, and depends on one Service, its endpoints and the node only.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use lb_common::abi::{Kind, List, Scope};
@@ -92,6 +93,7 @@ pub fn service_rules<'a>(
         return Vec::new();
     }
     warnings.extend(general_warnings(snapshot, context));
+    let own = own_addresses(service, &context.addresses.node_ports);
     let mut granted: Vec<FrontendAddress> = Vec::new();
     let mut rules = Vec::new();
     for port in &service.ports {
@@ -105,7 +107,7 @@ pub fn service_rules<'a>(
                     // The same port under two names: an external address that the load balancer
                     // announces too.
                     _ if mine.iter().any(|(other, _)| *other == at) => {}
-                    _ if granted.contains(&at) => {
+                    _ if granted.contains(&at) || (kind == Kind::NodePort && own.contains(&at)) => {
                         warnings.extend([Warning::FrontendRepeated(at)]);
                     }
                     _ => mine.push((at, kind)),
@@ -118,6 +120,21 @@ pub fn service_rules<'a>(
         }
     }
     rules
+}
+
+/// What the Service names as an address of its own; a node port comes after it, also where the two
+/// are of different ports.
+fn own_addresses(service: &Service, node_ports: &[IpAddr]) -> BTreeSet<FrontendAddress> {
+    if service.ports.iter().all(|port| port.node_port.is_none()) {
+        return BTreeSet::new();
+    }
+    let ports = service.ports.iter();
+    ports
+        .flat_map(|port| [(port, IpFamily::V4), (port, IpFamily::V6)])
+        .flat_map(|(port, family)| wanted_by(service, port, family, node_ports))
+        .filter(|(_, kind)| *kind != Kind::NodePort)
+        .map(|(at, _)| at)
+        .collect()
 }
 
 fn port_rules<'a>(

@@ -89,7 +89,11 @@ impl fmt::Display for Warning {
                 )
             }
             Self::FrontendRepeated(frontend) => {
-                write!(f, "{frontend} is named by two ports, the first one has it")
+                write!(
+                    f,
+                    "{frontend} is named by two ports, the first one has it, or the one of which it \
+                     is no node port"
+                )
             }
             Self::IdsExhausted(port) => {
                 write!(

@@ -8,9 +8,12 @@
 
 mod audit;
 mod changes;
+mod contract;
 mod folder;
 mod golden;
 mod order;
 mod partial;
 mod path;
+mod scenario;
+mod schema;
 mod support;

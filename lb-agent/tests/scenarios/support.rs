@@ -32,8 +32,13 @@ pub(crate) fn settings() -> Settings {
 impl Bench {
     /// A node that starts on `content`, as after a restart if there is any.
     pub(crate) fn on(content: TableContent, stamp: u32) -> Self {
+        Self::with(settings(), content, stamp)
+    }
+
+    /// The same with settings of its own.
+    pub(crate) fn with(settings: Settings, content: TableContent, stamp: u32) -> Self {
         Self {
-            reconciler: Reconciler::restore(settings(), &content, stamp),
+            reconciler: Reconciler::restore(settings, &content, stamp),
             tables: Memory::with_content(content),
         }
     }
@@ -48,6 +53,11 @@ impl Bench {
     /// Takes an update in and writes.
     pub(crate) fn take(&mut self, update: Update) -> Outcome {
         self.reconciler.receive(update);
+        self.sync()
+    }
+
+    /// Writes what is pending.
+    pub(crate) fn sync(&mut self) -> Outcome {
         let outcome = self.reconciler.sync(&mut self.tables);
         assert_eq!(
             self.reconciler.content(),
