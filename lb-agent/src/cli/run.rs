@@ -307,7 +307,13 @@ impl Service {
         self.metrics.pass(outcome, &self.reconciler);
         self.tell();
         if outcome.changes > 0 {
-            info!("{}", sentence(outcome, started.elapsed()));
+            let sentence = sentence(outcome, started.elapsed());
+            // A busy cluster has hundreds of changes a second.
+            if self.ready {
+                debug!("{sentence}");
+            } else {
+                info!("{sentence}");
+            }
         }
         if outcome.pending > 0 {
             self.wait = (self.wait * 2).min(RETRY_LONGEST);
@@ -332,6 +338,13 @@ impl Service {
         }
         self.ready = true;
         info!("ready: everything that is known is in force");
+        let outer = self.reconciler.outer_frontends_len();
+        if outer > 0 {
+            warn!(
+                "{outer} frontends are node ports, external or load balancer addresses: they are in \
+                 the maps, and this version's packet path leaves them to the stack"
+            );
+        }
         let unreadable = self.reconciler.unreadable();
         if !unreadable.is_empty() {
             warn!(

@@ -13,6 +13,7 @@ mod mirror;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use lb_common::abi::Kind as FrontendKind;
 use tracing::{info, warn};
 
 use crate::diff::diff;
@@ -305,6 +306,16 @@ impl Reconciler {
     /// Number of objects that are there and cannot be read; their last good state is in force.
     pub fn invalid_len(&self) -> usize {
         self.index.invalid_len()
+    }
+
+    /// Number of frontends in the tables that are no cluster addresses.
+    pub fn outer_frontends_len(&self) -> usize {
+        let content = self.mirror.content();
+        let v4 = content.v4.frontends.into_values();
+        let v6 = content.v6.frontends.into_values();
+        v4.chain(v6)
+            .filter(|frontend| frontend.kind != FrontendKind::ClusterIp as u8)
+            .count()
     }
 
     /// Number of Services that are known.
