@@ -190,7 +190,7 @@ impl Desk {
             return;
         };
         if self.invalid.is_empty() {
-            let objects = lists.into_values().flatten().collect();
+            let objects = together(lists);
             self.send(received, Update::Reset(objects));
         } else if self.outlet.remembered {
             // What was remembered stands in for what cannot be read.
@@ -206,7 +206,7 @@ impl Desk {
             self.send(received, Update::Complete);
         } else {
             self.partial = true;
-            let objects = lists.into_values().flatten().collect();
+            let objects = together(lists);
             let unreadable = self.invalid.keys().map(ToString::to_string).collect();
             let update = Update::Partial {
                 objects,
@@ -294,4 +294,13 @@ impl Desk {
             self.send(received, Update::Complete);
         }
     }
+}
+
+/// One list of all, grown once: at this size the steps of growing would stay with the process.
+fn together(lists: BTreeMap<Kind, Vec<Object>>) -> Vec<Object> {
+    let mut objects = Vec::with_capacity(lists.values().map(Vec::len).sum());
+    for mut list in lists.into_values() {
+        objects.append(&mut list);
+    }
+    objects
 }
