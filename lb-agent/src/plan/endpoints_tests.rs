@@ -2,7 +2,8 @@
 //! The rule of endpoint selection, case by case.
 //!
 //! An endpoint is written as `ready`, `draining` or `gone`, with `+local`, `+zN` (hint for zone N)
-//! and `+nN` (hint for node N). This node is `n1` in zone `z1`.
+//! and `+nN` (hint for node N); `published` is ready while it terminates. This node is `n1` in zone
+//! `z1`.
 //! **Invariant:** each case names both lists, so that none falls back by accident.
 
 use super::*;
@@ -17,9 +18,9 @@ fn endpoint(words: &str) -> (Endpoint, bool) {
     let state = words.next().unwrap();
     let mut endpoint = Endpoint {
         address: "10.0.0.1".parse().unwrap(),
-        ready: state == "ready",
-        serving: state != "gone",
-        terminating: state == "draining",
+        ready: state == "ready" || state == "published",
+        serving: state != "gone" && state != "unready",
+        terminating: state == "draining" || state == "published" || state == "gone",
         node: None,
         zone_hints: BTreeSet::new(),
         node_hints: BTreeSet::new(),
@@ -188,4 +189,199 @@ fn draining_endpoints_are_not_narrowed_by_hints() {
         (&[0, 1], &[], &[0, 1]),
         true,
     );
+}
+
+/// Endpoints, cluster list, local list, union, any.
+type Case = (
+    &'static [&'static str],
+    &'static [usize],
+    &'static [usize],
+    &'static [usize],
+    bool,
+);
+
+#[track_caller]
+fn table(context: (bool, bool, NodeContext<'_>), cases: &[Case]) {
+    for (endpoints, cluster, local, reachable, has_any) in cases {
+        check(context, endpoints, (cluster, local, reachable), *has_any);
+    }
+}
+
+#[test]
+fn every_topology_mode_with_the_cluster_list_alone() {
+    table(
+        CLUSTER,
+        &[
+            // All have hints and one is ours: hints count.
+            (
+                &["ready+z1", "ready+z1+z2", "ready+z2"],
+                &[0, 1],
+                &[],
+                &[0, 1],
+                true,
+            ),
+            (&["ready+n1", "ready+n2"], &[0], &[], &[0], true),
+            (&["ready+n1+n2", "ready+n2"], &[0], &[], &[0], true),
+            // Ours is the only one.
+            (&["ready+z1"], &[0], &[], &[0], true),
+            // One without a hint of the level makes the level void.
+            (&["ready+n1", "ready"], &[0, 1], &[], &[0, 1], true),
+            (&["ready+n1+z2", "ready+z1"], &[1], &[], &[1], true),
+            (&["ready+n1+z2", "ready+z2"], &[0, 1], &[], &[0, 1], true),
+            // Hints that name others only.
+            (&["ready+n2", "ready+n3"], &[0, 1], &[], &[0, 1], true),
+            (&["ready+n2+z2", "ready+n3+z3"], &[0, 1], &[], &[0, 1], true),
+            // What is not ready has no say, with a hint or without.
+            (&["ready+z2", "unready+z1"], &[0], &[], &[0], true),
+            (&["ready+z1", "ready+z2", "unready"], &[0], &[], &[0], true),
+            (&["ready+n1", "draining", "gone"], &[0], &[], &[0], true),
+            // Ready ones elsewhere by hints are no reason to fall back.
+            (
+                &["ready+z1", "ready+z2", "draining+z1"],
+                &[0],
+                &[],
+                &[0],
+                true,
+            ),
+            // Being on this node is no hint.
+            (&["ready+local", "ready"], &[0, 1], &[], &[0, 1], true),
+            (&["ready+z2+local", "ready+z1"], &[1], &[], &[1], true),
+        ],
+    );
+}
+
+#[test]
+fn a_published_endpoint_counts_as_ready_while_it_terminates() {
+    table(
+        BOTH,
+        &[
+            (&["published+local", "ready"], &[0, 1], &[0], &[0, 1], true),
+            (&["published", "draining+local"], &[0], &[1], &[0, 1], true),
+            (&["published+z2", "ready+z1"], &[1], &[], &[1], true),
+        ],
+    );
+}
+
+#[test]
+fn any_is_told_apart_from_none_for_each_use() {
+    // With the cluster list it is the list itself that says so.
+    table(
+        CLUSTER,
+        &[
+            (&["unready"], &[], &[], &[], false),
+            (&["unready", "gone"], &[], &[], &[], false),
+            (&["draining", "unready"], &[0], &[], &[0], true),
+        ],
+    );
+    // With the local list alone, what others have counts too.
+    table(
+        LOCAL,
+        &[
+            (&["unready+local"], &[], &[], &[], false),
+            (&["unready+local", "ready"], &[], &[], &[], true),
+            (&["unready+local", "draining"], &[], &[], &[], true),
+            (&["gone+local", "unready", "gone"], &[], &[], &[], false),
+            (&["draining+local", "gone"], &[], &[0], &[0], true),
+        ],
+    );
+    table(
+        BOTH,
+        &[
+            (&["unready+local", "unready"], &[], &[], &[], false),
+            (&["gone+local", "draining"], &[1], &[], &[1], true),
+        ],
+    );
+}
+
+#[test]
+fn the_union_has_what_either_list_has_and_each_once() {
+    table(
+        BOTH,
+        &[
+            // The local list is a part of the cluster list, so the union is the latter.
+            (
+                &["ready+local", "ready", "draining+local"],
+                &[0, 1],
+                &[0],
+                &[0, 1],
+                true,
+            ),
+            // Hints leave the local one out of the cluster list.
+            (&["ready+z2+local", "ready+z1"], &[1], &[0], &[0, 1], true),
+            (&["ready+z1+local", "ready+z2"], &[0], &[0], &[0], true),
+            (&["ready+n2+local", "ready+n1"], &[1], &[0], &[0, 1], true),
+            // Only the local list falls back.
+            (
+                &["draining+local", "ready", "draining"],
+                &[1],
+                &[0],
+                &[0, 1],
+                true,
+            ),
+            (&["draining+local", "ready+z1"], &[1], &[0], &[0, 1], true),
+            // Both fall back.
+            (
+                &["draining+local", "draining", "gone+local"],
+                &[0, 1],
+                &[0],
+                &[0, 1],
+                true,
+            ),
+            // Nothing local.
+            (
+                &["ready", "ready+z1", "gone+local"],
+                &[0, 1],
+                &[],
+                &[0, 1],
+                true,
+            ),
+        ],
+    );
+}
+
+#[test]
+fn a_hint_counts_only_where_all_that_are_ready_have_one() {
+    // Over all worlds of three endpoints: without a hint on some ready one, all ready ones are
+    // taken.
+    let kinds = [
+        "ready",
+        "ready+z1",
+        "ready+z2",
+        "unready",
+        "draining+z1",
+        "gone",
+    ];
+    for a in kinds {
+        for b in kinds {
+            for c in kinds {
+                let endpoints = [a, b, c];
+                let parsed: Vec<_> = endpoints.iter().map(|words| endpoint(words)).collect();
+                let all: Vec<Candidate<'_>> = parsed
+                    .iter()
+                    .zip(1u16..)
+                    .map(|((endpoint, local), port)| Candidate {
+                        address: (endpoint.address, port),
+                        endpoint,
+                        local: *local,
+                    })
+                    .collect();
+                let found = select(&all, true, false, NODE);
+                let at = |wanted: &dyn Fn(&str) -> bool| -> Vec<usize> {
+                    (0..3).filter(|at| wanted(endpoints[*at])).collect()
+                };
+                let ready = at(&|words| words.starts_with("ready"));
+                let here = at(&|words| words == "ready+z1");
+                let expected = if ready.is_empty() {
+                    at(&|words| words.starts_with("draining"))
+                } else if here.is_empty() || endpoints.contains(&"ready") {
+                    ready
+                } else {
+                    here
+                };
+                assert_eq!(found.cluster, expected, "{endpoints:?}");
+                assert_eq!(found.has_any, !expected.is_empty(), "{endpoints:?}");
+                assert_eq!(found.reachable, expected, "{endpoints:?}");
+            }
+        }
+    }
 }

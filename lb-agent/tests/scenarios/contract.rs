@@ -104,7 +104,7 @@ fn is_sorted(list: &Value, fields: &[&str]) -> bool {
 fn every_plan_keeps_to_the_schema_and_is_sorted() {
     let (program, schema) = (Program::new(), schema());
     for scenario in scenarios() {
-        let (flags, text) = told(&scenario);
+        let (flags, text) = told(scenario);
         let folder = program.manifests(&scenario.name, &[("all.yaml".to_owned(), text)]);
         let mut flags: Vec<&str> = flags.iter().map(String::as_str).collect();
         let plain = program.json(&folder, &flags);
@@ -183,10 +183,10 @@ fn documents(scenario: &Scenario) -> Option<Vec<String>> {
 fn the_plan_does_not_depend_on_files_and_their_order() {
     let program = Program::new();
     for scenario in scenarios() {
-        let Some(documents) = documents(&scenario) else {
+        let Some(documents) = documents(scenario) else {
             continue;
         };
-        let (flags, text) = told(&scenario);
+        let (flags, text) = told(scenario);
         let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
         let flags = [&["-o", "json", "--explain"], &flags[..]].concat();
         let in_files = |folder: &str, number: &dyn Fn(usize) -> usize| {
@@ -208,7 +208,7 @@ fn the_plan_does_not_depend_on_files_and_their_order() {
 fn the_text_aligns() {
     let program = Program::new();
     for scenario in scenarios() {
-        let (flags, text) = told(&scenario);
+        let (flags, text) = told(scenario);
         let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
         let folder = program.manifests(&scenario.name, &[("all.yaml".to_owned(), text)]);
         let text = program.plan(&folder, &[&["--explain"], &flags[..]].concat());
@@ -279,7 +279,7 @@ fn every_endpoint_is_a_backend_or_is_explained() {
         let left_out = plan["leftOut"].as_array().unwrap();
         let pair = |l: &Value| (text(&l["service"]), text(&l["address"]));
         named.extend(left_out.iter().map(pair));
-        let lost: Vec<_> = endpoints(&scenario).difference(&named).cloned().collect();
+        let lost: Vec<_> = endpoints(scenario).difference(&named).cloned().collect();
         assert_eq!(lost, [], "{}", scenario.name);
     }
 }

@@ -1,19 +1,26 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The control plane from manifests to tables, without a kernel.
 //!
-//! `golden` compares each `*.yaml` beside this file with the `*.txt` of the same name,
-//! `changes` looks at single writes, `order` and `path` at lookups between writes, `folder` at
-//! files that change, `partial` at starts on broken ones, `audit` at tables that others
-//! have changed. `UPDATE_EXPECT=1` blesses the goldens.
+//! `golden` compares each `*.yaml` beside this file with the `*.txt` of the same name (README.md
+//! says what each shows), `contract` asks the program for its plan, `changes` and `turns` look at
+//! single writes, `order`, `path` and `prefixes` at lookups between writes, `histories` and `faults`
+//! at everything that may have come before, `folder` at files that change, `partial` at starts on
+//! broken ones, `audit` at tables that others have changed, `fuzz` at what is nearly right. `UPDATE_EXPECT=1` blesses the goldens.
 
 mod audit;
 mod changes;
 mod contract;
+mod faults;
 mod folder;
+mod fuzz;
 mod golden;
+mod histories;
 mod order;
 mod partial;
 mod path;
+mod prefixes;
 mod scenario;
 mod schema;
 mod support;
+mod turns;
+mod worlds;

@@ -204,7 +204,7 @@ fn changes(before: &[Object], after: &[Object]) -> Vec<Change> {
 }
 
 /// The tables after each prefix of the writes.
-fn prefixes(before: &TableContent, ops: &[Op]) -> Vec<TableContent> {
+pub(crate) fn prefixes(before: &TableContent, ops: &[Op]) -> Vec<TableContent> {
     let mut states = vec![before.clone()];
     for op in ops {
         let mut next = states.last().unwrap().clone();
@@ -232,25 +232,25 @@ pub(crate) fn readable<'a, T: PartialEq>(
 
 /// Everything one try of a lookup may come to.
 #[derive(Debug, Default)]
-struct Tries {
-    hits: BTreeSet<(IpAddr, u16)>,
+pub(crate) struct Tries {
+    pub(crate) hits: BTreeSet<(IpAddr, u16)>,
     /// The first state at which a try may find out that it must start over.
-    misses: BTreeSet<usize>,
+    pub(crate) misses: BTreeSet<usize>,
     /// There was no frontend, or none of its slots is in use.
-    nothing: bool,
+    pub(crate) nothing: bool,
 }
 
 /// One try that begins at state `from` or later, with writes between any two of its reads. What
 /// can be read late can be read by a try that began early, so the first states suffice.
-fn lookup<A: Ord + Copy + Into<IpAddr>>(
+pub(crate) fn lookup<A: Ord + Copy + Into<IpAddr>>(
     states: &[TableContent],
     family: impl Fn(&TableContent) -> &FamilyTables<A>,
-    key: &FrontendKey<A>,
+    (key, scope): (&FrontendKey<A>, Scope),
     from: usize,
 ) -> Tries {
     let mut tries = Tries::default();
     for (at, frontend) in readable(states, from, |s| family(s).frontends.get(key).copied()) {
-        let list = frontend.map(|f| f.list(Scope::Pod));
+        let list = frontend.map(|f| f.list(scope));
         let (Some(frontend), Some(list)) = (frontend, list) else {
             tries.nothing = true;
             continue;
@@ -288,7 +288,8 @@ fn check<A: Ord + Copy + Into<IpAddr>>(
     allowed: &BTreeSet<(IpAddr, u16)>,
 ) -> Result<(), TestCaseError> {
     let key = FrontendKey::new(address, 80, protocol.number());
-    let first = lookup(states, family, &key, 0);
+    let at = (&key, Scope::Pod);
+    let first = lookup(states, family, at, 0);
     prop_assert!(
         !first.nothing,
         "the frontend is there throughout and never empty"
@@ -299,7 +300,7 @@ fn check<A: Ord + Copy + Into<IpAddr>>(
         first.hits
     );
     for miss in first.misses {
-        let second = lookup(states, family, &key, miss);
+        let second = lookup(states, family, at, miss);
         prop_assert!(!second.nothing, "the frontend is there for the second try");
         prop_assert!(second.misses.is_empty(), "the second try finds a backend");
         prop_assert!(second.hits.is_subset(allowed));

@@ -11,6 +11,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use lb_agent::cli::{PlanText, planning_options};
 use lb_agent::model::snapshot::{Object, Update};
@@ -32,7 +33,12 @@ pub(crate) struct Scenario {
 }
 
 /// All scenarios, in the order of their names.
-pub(crate) fn scenarios() -> Vec<Scenario> {
+pub(crate) fn scenarios() -> &'static [Scenario] {
+    static ALL: LazyLock<Vec<Scenario>> = LazyLock::new(read_all);
+    &ALL
+}
+
+fn read_all() -> Vec<Scenario> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios");
     let paths = fs::read_dir(folder).unwrap();
     let mut paths: Vec<_> = paths.map(|entry| entry.unwrap().path()).collect();

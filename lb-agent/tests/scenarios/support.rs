@@ -90,16 +90,23 @@ impl Bench {
 
     /// The tables without what depends on the order of arrival: ids and slots.
     pub(crate) fn text_without_ids(&self) -> String {
+        let blocks = self.blocks_without_ids();
+        let lines: Vec<String> = blocks.concat();
+        lines.join("\n")
+    }
+
+    /// The same, one frontend with its backends after the other.
+    pub(crate) fn blocks_without_ids(&self) -> Vec<Vec<String>> {
         let mut blocks: Vec<Vec<String>> = Vec::new();
         for line in self.text().lines() {
             let words: Vec<&str> = line.split("  ").collect();
             if line.starts_with(' ') {
-                let kept = words.iter().filter(|w| {
-                    !w.starts_with("slot")
-                        && !w.starts_with("backend")
-                        && !w.starts_with("local slot")
+                let kept = words.iter().map(|word| match word {
+                    word if word.starts_with("local slot") => "local",
+                    word if word.starts_with("slot") || word.starts_with("backend") => "",
+                    word => word,
                 });
-                let kept: Vec<&str> = kept.copied().collect();
+                let kept: Vec<&str> = kept.collect();
                 blocks.last_mut().unwrap().push(kept.join("  "));
             } else {
                 let kept = words.iter().filter(|w| !w.starts_with("service "));
@@ -110,7 +117,7 @@ impl Bench {
         for block in &mut blocks {
             block[1..].sort();
         }
-        blocks.concat().join("\n")
+        blocks
     }
 }
 

@@ -9,6 +9,7 @@
 mod document;
 pub mod folder;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -56,6 +57,16 @@ pub fn load(path: &Path) -> Result<(Vec<Object>, Vec<Problem>), FolderError> {
     let mut folder = Folder::new(path);
     let scan = folder.scan()?;
     Ok((folder.objects(), scan.problems))
+}
+
+/// Reads the text of one file, JSON if its `name` says so and YAML otherwise. Of several definitions
+/// of one object the first is in force.
+pub fn parse(name: &str, text: &str) -> (Vec<Object>, Vec<Problem>) {
+    let contents = document::read(name, text);
+    let mut known = BTreeSet::new();
+    let objects = contents.objects.into_iter().map(|found| found.object);
+    let objects = objects.filter(|object| known.insert(object.reference()));
+    (objects.collect(), contents.problems)
 }
 
 /// Reads the folder, sends all of it to `updates`, and then every change, until `updates` is
