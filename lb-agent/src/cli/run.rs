@@ -28,8 +28,10 @@ use crate::source::Delivery;
 use crate::source::kubernetes::events::EventRecorder;
 use crate::tables::Tables;
 use crate::telemetry::LogFormat;
-use crate::{config, error_chain};
+use crate::{config, error_chain, memory};
 
+/// A pass over so many Services leaves much memory free.
+const MANY_SERVICES: usize = 500;
 /// How long to wait before the first retry of a failed write; doubled for each further one.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 /// The longest wait between two retries.
@@ -306,6 +308,9 @@ impl Service {
         let outcome = self.reconciler.sync(tables);
         self.metrics.pass(outcome, &self.reconciler);
         self.tell();
+        if outcome.services >= MANY_SERVICES {
+            memory::give_back();
+        }
         if outcome.changes > 0 {
             let sentence = sentence(outcome, started.elapsed());
             // A busy cluster has hundreds of changes a second.
