@@ -104,6 +104,7 @@ async fn serve(args: &RunArgs, settings: Settings) -> Result<(), String> {
     let service = Service {
         managed: datapath.managed(),
         following: true,
+        grown: datapath.grown(),
         reconciler: Reconciler::restore(settings, &content, seconds_since_1970()),
         supervisor,
         updates,
@@ -150,6 +151,8 @@ struct Service {
     managed: watch::Receiver<Managed>,
     /// Devices are followed; false only when that task has died.
     following: bool,
+    /// Changes when maps that were full have room.
+    grown: watch::Receiver<u64>,
     supervisor: Supervisor,
     updates: UnboundedReceiver<Update>,
     batches: u64,
@@ -171,6 +174,11 @@ impl Service {
                 }
                 update = self.updates.recv() => update,
                 () = tokio::time::sleep(self.wait), if retry => {
+                    self.pass(tables);
+                    continue;
+                }
+                Ok(()) = self.grown.changed(), if retry => {
+                    self.wait = RETRY_FIRST;
                     self.pass(tables);
                     continue;
                 }

@@ -2,17 +2,17 @@
 //! Carries planned writes out on the pinned maps, and reads them back at start.
 //!
 //! Both families go through the same generic code.
-//! **Invariant:** one write is one bpf(2) call and decides nothing; their order is `crate::diff`'s.
+//! **Invariant:** one write is one bpf(2) call, or one for each of two maps while one takes the
+//! place of the other, and decides nothing; their order is `crate::diff`'s.
 
 use std::collections::BTreeMap;
 use std::io;
 
 use aya::maps::MapError;
-use aya::maps::lpm_trie::Key;
-use lb_common::abi::{Backend, FrontendKey, SourceRange, SourceRangeKey, limits, names};
+use lb_common::abi::{Backend, FrontendKey, SourceRange, names};
 
-use super::error::os_error;
-use super::maps::{FamilyMaps, Hash, KernelTables, MapFamily, Raw, is_missing};
+use super::maps::{FamilyMaps, Hash, KernelTables, MapFamily, Raw};
+use super::written::{Shared, Store, WriteError, lock};
 use crate::model::tables::{FamilyTables, Op, TableContent, TableOp};
 use crate::tables::{ApplyError, DumpError, Tables};
 
@@ -21,16 +21,12 @@ impl Tables for KernelTables {
         let written = match op {
             Op::V4(write) => self.v4.apply(write),
             Op::V6(write) => self.v6.apply(write),
-            Op::PutSlot(key, backend) => put(&mut self.slots, *key, *backend),
-            Op::DeleteSlot(key) => delete(&mut self.slots, *key),
+            Op::PutSlot(key, backend) => lock(&self.slots).put(key, *backend),
+            Op::DeleteSlot(key) => lock(&self.slots).delete(key),
         };
-        written.map_err(|error| {
-            let code = os_error(&error);
-            if code == Some(nix::errno::Errno::E2BIG as i32) {
-                ApplyError::full(op, limit(op.map()))
-            } else {
-                ApplyError::io(op, into_io(error))
-            }
+        written.map_err(|error| match error {
+            WriteError::Full(limit, growth) => ApplyError::full(op, limit, growth),
+            WriteError::Refused(error) => ApplyError::io(op, into_io(error)),
         })
     }
 
@@ -41,25 +37,29 @@ impl Tables for KernelTables {
             slots: dump(&self.slots, names::SLOTS)?,
         })
     }
+
+    fn relieve(&mut self, _full: &'static str) {
+        // The map itself knows that it was full: the name adds nothing.
+        if let Some(grower) = &self.grower {
+            grower.call();
+        }
+    }
 }
 
-impl<A: Copy + Ord> FamilyMaps<A>
+impl<A: Copy + Ord + Send + 'static> FamilyMaps<A>
 where
     FrontendKey<A>: bytemuck::Pod,
     Backend<A>: bytemuck::Pod,
     SourceRange<A>: bytemuck::Pod,
 {
-    fn apply(&mut self, op: &TableOp<A>) -> Result<(), MapError> {
+    fn apply(&mut self, op: &TableOp<A>) -> Result<(), WriteError> {
         match op {
-            TableOp::PutFrontend(key, value) => put(&mut self.frontends, *key, *value),
-            TableOp::DeleteFrontend(key) => delete(&mut self.frontends, *key),
-            TableOp::PutBackend(id, value) => put(&mut self.backends, *id, *value),
-            TableOp::DeleteBackend(id) => delete(&mut self.backends, *id),
-            TableOp::PutSourceRange(key) => self.ranges.insert(&trie_key(key), ALLOWED, 0),
-            TableOp::DeleteSourceRange(key) => match self.ranges.remove(&trie_key(key)) {
-                Err(error) if is_missing(&error) => Ok(()),
-                other => other,
-            },
+            TableOp::PutFrontend(key, value) => lock(&self.frontends).put(key, *value),
+            TableOp::DeleteFrontend(key) => lock(&self.frontends).delete(key),
+            TableOp::PutBackend(id, value) => lock(&self.backends).put(id, *value),
+            TableOp::DeleteBackend(id) => lock(&self.backends).delete(id),
+            TableOp::PutSourceRange(key) => lock(&self.ranges).put(key, ()),
+            TableOp::DeleteSourceRange(key) => lock(&self.ranges).delete(key),
         }
     }
 
@@ -67,78 +67,29 @@ where
         Ok(FamilyTables {
             frontends: dump(&self.frontends, F::FRONTENDS)?,
             backends: dump(&self.backends, F::BACKENDS)?,
-            source_ranges: self
-                .ranges
-                .keys()
-                .map(|key| key.map(|key| range_of(&key)))
+            source_ranges: Store::keys(lock(&self.ranges).now())
                 .collect::<Result<_, _>>()
-                .map_err(|error| DumpError {
-                    map: F::SOURCE_RANGES,
-                    source: into_io(error),
-                })?,
+                .map_err(unread(F::SOURCE_RANGES))?,
         })
     }
 }
 
-/// What the tries hold: that an entry is there says all.
-const ALLOWED: u8 = 1;
-
-/// The key as aya has it: the same bytes, with its own name for the prefix.
-fn trie_key<A: Copy>(key: &SourceRangeKey<A>) -> Key<Raw<SourceRange<A>>>
-where
-    SourceRange<A>: bytemuck::Pod,
-{
-    Key::new(key.prefix_len, Raw(key.range))
-}
-
-fn range_of<A: Copy>(key: &Key<Raw<SourceRange<A>>>) -> SourceRangeKey<A>
-where
-    SourceRange<A>: bytemuck::Pod,
-{
-    SourceRangeKey {
-        prefix_len: key.prefix_len(),
-        range: key.data().0,
-    }
-}
-
-fn put<K: bytemuck::Pod, V: bytemuck::Pod>(
-    map: &mut Hash<K, V>,
-    key: K,
-    value: V,
-) -> Result<(), MapError> {
-    map.insert(Raw(key), Raw(value), 0)
-}
-
-fn delete<K: bytemuck::Pod, V: bytemuck::Pod>(
-    map: &mut Hash<K, V>,
-    key: K,
-) -> Result<(), MapError> {
-    match map.remove(&Raw(key)) {
-        Err(error) if is_missing(&error) => Ok(()),
-        other => other,
-    }
-}
-
-fn dump<K: bytemuck::Pod + Ord, V: bytemuck::Pod>(
-    map: &Hash<K, V>,
+fn dump<K: bytemuck::Pod + Ord + Send, V: bytemuck::Pod + Send>(
+    map: &Shared<Hash<K, V>>,
     name: &'static str,
 ) -> Result<BTreeMap<K, V>, DumpError> {
-    map.iter()
+    lock(map)
+        .now()
+        .iter()
         .map(|entry| entry.map(|(Raw(key), Raw(value))| (key, value)))
         .collect::<Result<_, _>>()
-        .map_err(|error| DumpError {
-            map: name,
-            source: into_io(error),
-        })
+        .map_err(unread(name))
 }
 
-/// Entries that the map was made for.
-fn limit(map: &'static str) -> u32 {
-    match map {
-        names::SLOTS => limits::SLOTS,
-        names::BACKENDS_V4 | names::BACKENDS_V6 => limits::BACKENDS,
-        names::SRC_RANGES_V4 | names::SRC_RANGES_V6 => limits::SOURCE_RANGES,
-        _ => limits::FRONTENDS,
+fn unread(map: &'static str) -> impl FnOnce(MapError) -> DumpError {
+    move |error| DumpError {
+        map,
+        source: into_io(error),
     }
 }
 

@@ -5,6 +5,7 @@
 //! tables and flows survive a restart; the programs are always this binary's own.
 //! **Invariant:** nothing is attached here. See `attach.rs`.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read as _};
 
 use aya::maps::Array;
@@ -14,7 +15,9 @@ use lb_common::abi::{Cursor, limits, names};
 use nix::time::{ClockId, clock_getres};
 
 use super::error::DatapathError;
-use super::pins::{Pins, shapes};
+use super::pins::Pins;
+use super::shapes::{Entries, Shape, shapes};
+use super::sizes::Sizes;
 
 /// The programs, as `build.rs` compiled them.
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb-ebpf.o"));
@@ -30,25 +33,68 @@ pub(super) const ATTACHED: [&str; 4] = [
     "lb_tc_egress_l3",
 ];
 
+/// What was chosen about the maps.
+#[derive(Clone, Debug)]
+pub(super) struct Wanted {
+    pub(super) connections_max: u32,
+    pub(super) sizes: Sizes,
+}
+
+/// Entries of the maps that are to take the place of those with the same names.
+type Larger = BTreeMap<&'static str, u32>;
+
 /// Loads everything; maps that do not exist yet are made and pinned.
-pub(super) fn load(pins: &Pins, connections_max: u32) -> Result<Ebpf, DatapathError> {
+pub(super) fn load(pins: &Pins, wanted: &Wanted) -> Result<Ebpf, DatapathError> {
+    let fresh = !pins.map(names::CURSORS).exists();
+    let shapes = shapes(wanted.connections_max, &wanted.sizes);
+    let mut ebpf = load_object(pins, &shapes, &Larger::new())?;
+    if fresh {
+        seed_cursors(&mut ebpf)?;
+    }
+    load_programs(&mut ebpf)?;
+    pin_clock(&mut ebpf, pins)?;
+    Ok(ebpf)
+}
+
+/// Loads the programs once more, with new maps in the place of those that are named.
+pub(super) fn load_larger(
+    pins: &Pins,
+    wanted: &Wanted,
+    larger: &Larger,
+) -> Result<Ebpf, DatapathError> {
+    let shapes = shapes(wanted.connections_max, &wanted.sizes);
+    let mut ebpf = load_object(pins, &shapes, larger)?;
+    load_programs(&mut ebpf)?;
+    Ok(ebpf)
+}
+
+fn load_object(pins: &Pins, shapes: &[Shape], larger: &Larger) -> Result<Ebpf, DatapathError> {
     if OBJECT.is_empty() {
         return Err(DatapathError::NoObject);
     }
-    pins.check_shapes(connections_max)?;
-    let fresh = !pins.map(names::CURSORS).exists();
+    pins.check_shapes(shapes)?;
     let hz = ticks_per_second()?;
     let mut loader = EbpfLoader::new();
     let csum_ipv6 = csum_ipv6_flag();
     loader.override_global("HZ", &hz, true);
     loader.override_global("CSUM_IPV6", &csum_ipv6, true);
-    for shape in shapes(connections_max) {
-        loader.map_pin_path(shape.name, pins.map(shape.name));
-        if let Some(entries) = shape.entries {
+    for shape in shapes {
+        let (path, entries) = match (larger.get(shape.name), shape.entries) {
+            (Some(entries), _) => (pins.next(shape.name), Some(*entries)),
+            (None, Entries::Growing(first)) => {
+                let found = pins.found(shape.name)?;
+                let entries = found.map_or(first, |found| found.entries);
+                (pins.map(shape.name), Some(entries))
+            }
+            (None, Entries::Exactly(entries)) => (pins.map(shape.name), Some(entries)),
+            (None, Entries::Object(_)) => (pins.map(shape.name), None),
+        };
+        loader.map_pin_path(shape.name, path);
+        if let Some(entries) = entries {
             loader.map_max_entries(shape.name, entries);
         }
     }
-    let mut ebpf = loader
+    let ebpf = loader
         .load(OBJECT)
         .map_err(|source| DatapathError::Object {
             source: Box::new(source),
@@ -59,15 +105,14 @@ pub(super) fn load(pins: &Pins, connections_max: u32) -> Result<Ebpf, DatapathEr
             return Err(DatapathError::Missing { name });
         }
     }
-    pins.check_shapes(connections_max)?;
-    if fresh {
-        seed_cursors(&mut ebpf)?;
-    }
-    for name in ATTACHED {
-        load_program(&mut ebpf, name)?;
-    }
-    pin_clock(&mut ebpf, pins)?;
+    pins.check_shapes(shapes)?;
     Ok(ebpf)
+}
+
+fn load_programs(ebpf: &mut Ebpf) -> Result<(), DatapathError> {
+    ATTACHED
+        .into_iter()
+        .try_for_each(|name| load_program(ebpf, name))
 }
 
 /// The program `name` of the object.

@@ -196,10 +196,12 @@ impl Reconciler {
         if !self.listed {
             return outcome;
         }
+        let mut full = BTreeSet::new();
         for group in self.plan_pending() {
             let result = self.write(&group, tables);
             outcome.changes += result.0;
             if let Err(error) = result.1 {
+                full.extend(error.full_map());
                 for key in group.services.keys() {
                     warn!(service = %key, error = %error_chain(&error), "write failed, trying again later");
                 }
@@ -215,6 +217,9 @@ impl Reconciler {
         }
         if self.may_prune() {
             outcome.changes += self.prune(tables);
+        }
+        for map in full {
+            tables.relieve(map);
         }
         outcome.pending = self.pending_len();
         outcome
