@@ -26,7 +26,7 @@ use crate::error_chain;
 /// Wait after the first failure; doubled for each further one.
 const WAIT_FIRST: Duration = Duration::from_secs(1);
 /// The longest wait after a failure: an attempt costs about a second of one CPU.
-const WAIT_LONGEST: Duration = Duration::from_secs(60);
+const WAIT_LONGEST: Duration = Duration::from_mins(1);
 
 /// What the thread is told.
 pub(super) enum Event {

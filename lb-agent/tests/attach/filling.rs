@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aya::maps::MapInfo;
 use aya::programs::{SchedClassifier, TcAttachType};
@@ -30,6 +30,8 @@ pub(crate) const GATEWAY: &str = "10.244.0.1";
 const BACKEND: &str = "10.244.0.6";
 const BACKEND_PORT: u16 = 7777;
 const PATIENCE: Duration = Duration::from_secs(1);
+/// Time between two new flows.
+const FLOW_EVERY: Duration = Duration::from_millis(4);
 
 /// Maps of 64 entries that may have 1024.
 pub(crate) fn small(bpffs: &Path) -> DatapathConfig {
@@ -127,13 +129,18 @@ impl Node {
         Ok(())
     }
 
-    /// Writes the Service `n`; whatever is full grows.
+    /// Writes the Service `n`; all that is full grows.
     pub(crate) fn publish(&mut self, n: u32) {
-        for op in writes(n) {
-            while let Err(error) = self.write(&op) {
-                self.relieve(&error);
-                self.wait_for_growth();
+        loop {
+            let tries = writes(n).into_iter().map(|op| self.write(&op));
+            let errors: Vec<_> = tries.filter_map(Result::err).collect();
+            if errors.is_empty() {
+                return;
             }
+            for error in errors {
+                self.relieve(&error);
+            }
+            self.wait_for_growth();
         }
     }
 
@@ -285,7 +292,8 @@ fn dial(n: u32) -> UdpSocket {
     socket
 }
 
-/// Asks every Service in turn by a new flow, and the first one by an old flow.
+/// Asks the first Service by an old flow, and now and then each one in turn by a new flow: all of
+/// them lead to one backend, where a client has no more flows than ports.
 fn ask(services: &AtomicU32, done: &AtomicBool) -> (u32, u32) {
     let old = dial(1);
     let mut buffer = [0; 16];
@@ -295,12 +303,13 @@ fn ask(services: &AtomicU32, done: &AtomicBool) -> (u32, u32) {
         old.send(b"hello").is_ok() && old.recv(&mut buffer).is_ok()
     });
     let (mut asked, mut lost) = (0, 0);
-    for round in 0.. {
-        if done.load(Ordering::Relaxed) {
-            break;
-        }
-        let new = dial(1 + round % services.load(Ordering::Relaxed));
-        for socket in [&old, &new] {
+    let (mut last, mut round) = (Instant::now(), 0);
+    while !done.load(Ordering::Relaxed) {
+        let new = (last.elapsed() > FLOW_EVERY).then(|| {
+            (last, round) = (Instant::now(), round + 1);
+            dial(1 + round % services.load(Ordering::Relaxed))
+        });
+        for socket in [Some(&old), new.as_ref()].into_iter().flatten() {
             socket.set_read_timeout(Some(PATIENCE)).unwrap();
             socket.send(b"hello").unwrap();
             asked += 1;
