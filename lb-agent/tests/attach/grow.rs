@@ -17,7 +17,7 @@ use lb_agent::plan::ids::IdLimits;
 use lb_agent::plan::node::PlanOptions;
 use lb_agent::reconcile::{Reconciler, Settings};
 use lb_agent::tables::{ApplyError, Growth, Tables as _};
-use lb_common::abi::{limits, names};
+use lb_common::abi::names;
 
 use crate::filling::{Node, Traffic, pinned, pods, programs_of, small, uses, writes};
 use crate::support::{filters, on_a_node};
@@ -242,15 +242,6 @@ fn at_the_hard_limit_one_service_is_pending_with_the_reason_and_the_others_are_s
         let content = node.datapath.tables().dump().unwrap();
         assert_eq!(content, reconciler.content());
         assert_eq!(content.v4.frontends.len(), 8);
-        node.end();
-    });
-}
-
-#[test]
-fn there_are_as_many_cursors_as_service_ids() {
-    on_a_node(|bpffs| {
-        let node = Node::start(&small(bpffs), TableContent::default());
-        assert_eq!(pinned(bpffs, names::CURSORS).1, limits::SERVICES);
         node.end();
     });
 }
