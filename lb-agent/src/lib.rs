@@ -7,7 +7,6 @@ pub mod config;
 pub mod datapath;
 pub mod diff;
 pub mod memory;
-pub mod metrics;
 pub mod model;
 pub mod notify;
 pub mod plan;

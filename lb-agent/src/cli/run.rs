@@ -17,10 +17,11 @@ use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use super::audits::{Audits, Due};
+use super::metrics::Metrics;
 use super::options::PlanningArgs;
 use super::source::Source;
 use crate::datapath::{Datapath, DatapathConfig, Managed, Patterns};
-use crate::metrics::Metrics;
+
 use crate::notify::Supervisor;
 use crate::plan::ids::IdLimits;
 use crate::reconcile::{Outcome, Reconciler, Settings};
@@ -156,6 +157,7 @@ async fn serve(args: &RunArgs, settings: Settings) -> Result<(), String> {
         recorder,
         metrics,
         audits: Audits::new(Duration::from_secs(args.audit_interval), &args.bpffs),
+        grown: datapath.grown(),
         reconciler: Reconciler::restore(settings, &content, seconds_since_1970()),
         supervisor,
         updates,
@@ -205,6 +207,8 @@ struct Service {
     managed: watch::Receiver<Managed>,
     /// Devices are followed; false only when that task has died.
     following: bool,
+    /// Changes when maps that were full have room.
+    grown: watch::Receiver<u64>,
     supervisor: Supervisor,
     updates: UnboundedReceiver<Delivery>,
     batches: u64,
@@ -226,6 +230,11 @@ impl Service {
                 }
                 delivery = self.updates.recv() => delivery,
                 () = tokio::time::sleep(self.wait), if retry => {
+                    self.pass(tables);
+                    continue;
+                }
+                Ok(()) = self.grown.changed(), if retry => {
+                    self.wait = RETRY_FIRST;
                     self.pass(tables);
                     continue;
                 }

@@ -82,7 +82,7 @@ impl Default for IdLimits {
     fn default() -> Self {
         Self {
             services: limits::SERVICES,
-            backends: limits::BACKENDS,
+            backends: limits::BACKEND_IDS,
         }
     }
 }

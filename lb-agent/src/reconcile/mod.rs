@@ -72,6 +72,8 @@ pub struct Reconciler {
     /// What the first list lacks; while there is any, nothing from an earlier process is removed.
     unreadable: Vec<String>,
     prune_due: bool,
+    /// Maps that had no room in this pass.
+    full: BTreeSet<&'static str>,
     warnings: Warnings,
 }
 
@@ -89,6 +91,7 @@ impl Reconciler {
             listed: false,
             unreadable: Vec::new(),
             prune_due: true,
+            full: BTreeSet::new(),
             warnings: Warnings::default(),
             settings,
         }

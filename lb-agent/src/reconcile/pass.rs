@@ -81,6 +81,9 @@ impl Reconciler {
         if self.may_prune() {
             outcome.changes += self.prune(tables);
         }
+        for map in std::mem::take(&mut self.full) {
+            tables.relieve(map);
+        }
         self.ids.end_pass();
         outcome.pending = self.pending_len();
         outcome
@@ -139,6 +142,7 @@ impl Reconciler {
         let (done, result) = self.write_difference(&group.ids, desired, tables);
         outcome.changes += done;
         if let Err(error) = result {
+            self.full.extend(error.full_map());
             for key in group.services.keys() {
                 let error = error_chain(&error);
                 warn!(service = %key, error, "write failed, trying again later");
