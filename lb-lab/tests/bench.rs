@@ -48,7 +48,7 @@ fn is_there(lab: &str) -> bool {
 }
 
 fn number(of: &Value, name: &str) -> f64 {
-    of[name].as_f64().unwrap_or_else(|| f64::NAN)
+    of[name].as_f64().unwrap_or(f64::NAN)
 }
 
 fn assert_plausible(cluster: &Value) {

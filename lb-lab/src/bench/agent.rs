@@ -41,7 +41,13 @@ pub(super) struct Agent {
 }
 
 impl Agent {
-    pub(super) fn start(node: &Node, binary: &Path, url: &str) -> Result<Self, LabError> {
+    /// Starts it; `words` are further flags.
+    pub(super) fn start(
+        node: &Node,
+        binary: &Path,
+        url: &str,
+        words: &[&str],
+    ) -> Result<Self, LabError> {
         let path = node.file(".bench.log");
         let writer = File::create(&path).map_err(LabError::file("make", &path))?;
         let log = File::open(&path).map_err(LabError::file("open", &path))?;
@@ -53,6 +59,7 @@ impl Agent {
             .arg(node.bpffs())
             .arg("--cgroup")
             .arg(node.cgroup())
+            .args(words)
             .env("LB_LOG", LOGGED)
             .env_remove("KUBECONFIG")
             .env_remove("NOTIFY_SOCKET")

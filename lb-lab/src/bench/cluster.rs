@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::Options;
 use super::agent::Agent;
+use super::audit;
 use super::numbers::{Spread, float, median, percentile, rounded};
 use super::programmed;
 use super::progress::Progress;
@@ -21,9 +22,9 @@ use crate::run;
 use crate::topology::Topology;
 
 /// How long the first list may take, on a machine that is slow and busy.
-const PROGRAMMED_WITHIN: Duration = Duration::from_mins(2);
+pub(super) const PROGRAMMED_WITHIN: Duration = Duration::from_mins(2);
 /// After the list, before anything is measured: what was freed is given back, timers have started.
-const SETTLE: Duration = Duration::from_secs(1);
+pub(super) const SETTLE: Duration = Duration::from_secs(1);
 /// After the last change, for its pass.
 const LAST_PASS: Duration = Duration::from_millis(200);
 /// From one Service that changes to the next; a prime, so that a series visits all of them.
@@ -45,7 +46,16 @@ pub(super) struct Numbers {
     peak_mib: f64,
     idle_percent: f64,
     server_cpu: f64,
+    /// Of the first run.
+    once: Option<Once>,
+}
+
+/// What is looked at once for each cluster.
+#[derive(Debug, Clone, Copy)]
+struct Once {
     entries: Option<u64>,
+    restart: Duration,
+    audit: Duration,
 }
 
 /// A server and the agent that follows it, on one node.
@@ -61,7 +71,7 @@ impl Pair {
     /// Starts both and waits until everything is programmed.
     fn start(options: &Options, node: &Node, services: u32) -> Result<Self, LabError> {
         let server = Server::start(node, options, services)?;
-        let agent = Agent::start(node, &options.agent, &server.url)?;
+        let agent = Agent::start(node, &options.agent, &server.url, &[])?;
         let mut pair = Self {
             agent,
             server,
@@ -113,7 +123,7 @@ impl Pair {
 pub(super) fn measure(
     options: &Options,
     services: u32,
-    count: bool,
+    first: bool,
     progress: &Progress,
     of: &str,
 ) -> Result<Numbers, LabError> {
@@ -143,10 +153,19 @@ pub(super) fn measure(
         pair.agent.process.mib("VmRSS:"),
         pair.agent.process.mib("VmHWM:"),
     );
-    let mut entries = None;
-    if count {
+    let mut once = None;
+    if first {
         progress.step(of, "counting what is in the maps");
-        entries = programmed::count(options, services, node.bpffs())?;
+        let entries = programmed::count(options, services, node.bpffs())?;
+        progress.step(of, "starting again, with audits all the time");
+        // The first agent ends before the second one starts.
+        drop(pair.agent);
+        let (restart, audit) = audit::measure(node, &options.agent, &pair.server.url)?;
+        once = Some(Once {
+            entries,
+            restart,
+            audit,
+        });
     }
     Ok(Numbers {
         programmed,
@@ -157,7 +176,7 @@ pub(super) fn measure(
         peak_mib,
         idle_percent,
         server_cpu,
-        entries,
+        once,
     })
 }
 
@@ -166,6 +185,8 @@ pub(super) fn summary(options: &Options, services: u32, runs: &[Numbers]) -> Clu
     let of = |value: fn(&Numbers) -> f64| median(runs.iter().map(value));
     let list = runs.iter().map(|run| run.programmed.as_secs_f64() * 1e3);
     let list = Spread::of(list.map(|millis| rounded(millis, 1)));
+    let once = runs.iter().find_map(|run| run.once);
+    let millis = |time: Duration| rounded(time.as_secs_f64() * 1e3, 1);
     let big = runs.iter().any(|run| !run.big_passes.is_empty());
     Cluster {
         services,
@@ -179,7 +200,9 @@ pub(super) fn summary(options: &Options, services: u32, runs: &[Numbers]) -> Clu
         peak_rss_mib: rounded(of(|run| run.peak_mib), 1),
         idle_cpu_percent: rounded(of(|run| run.idle_percent), 4),
         server_cpu_seconds: rounded(of(|run| run.server_cpu), 3),
-        backends_counted: runs.iter().find_map(|run| run.entries),
+        restart_to_programmed_ms: once.map(|once| millis(once.restart)),
+        audit_cpu_ms: once.map(|once| millis(once.audit)),
+        backends_counted: once.and_then(|once| once.entries),
     }
 }
 

@@ -7,6 +7,7 @@
 //! it waits for has a bound. Read next: [`Options`], then `cluster` for what is measured in which order.
 
 mod agent;
+mod audit;
 mod cli;
 mod cluster;
 mod numbers;

@@ -53,6 +53,10 @@ pub(super) struct Cluster {
     pub(super) idle_cpu_percent: f64,
     /// Of generating the cluster and serving the list.
     pub(super) server_cpu_seconds: f64,
+    /// A second agent, which finds everything in the maps already.
+    pub(super) restart_to_programmed_ms: Option<f64>,
+    /// Processor time of one audit of all maps.
+    pub(super) audit_cpu_ms: Option<f64>,
     /// Backends that were counted in the map; none where `bpftool` is missing.
     pub(super) backends_counted: Option<u64>,
 }
@@ -169,6 +173,7 @@ impl Report {
             row.extend(self.clusters.iter().map(cell));
             row
         };
+        let number = |value: Option<f64>| value.map_or_else(String::new, |n| format!("{n:.0}"));
         let change = |change: Option<&Change>| {
             change.map_or_else(String::new, |c| format!("{:.0} / {:.0}", c.p50, c.p99))
         };
@@ -193,6 +198,10 @@ impl Report {
             }),
             row("idle, % of a processor", &|c| {
                 format!("{:.3}", c.idle_cpu_percent)
+            }),
+            row("one audit, ms of a processor", &|c| number(c.audit_cpu_ms)),
+            row("restart to programmed, ms", &|c| {
+                number(c.restart_to_programmed_ms)
             }),
             row("the server's own time, s", &|c| {
                 format!("{:.2}", c.server_cpu_seconds)
