@@ -55,7 +55,14 @@ fn assert_plausible(cluster: &Value) {
     assert_eq!(cluster["services"], 100);
     assert_eq!(cluster["endpointsPerService"], 5);
     assert_eq!(cluster["bigService"], 300);
-    for name in ["cpuPerChangeMicros", "rssMiB", "peakRssMiB"] {
+    let positive = [
+        "cpuPerChangeMicros",
+        "rssMiB",
+        "peakRssMiB",
+        "restartToProgrammedMs",
+        "auditCpuMs",
+    ];
+    for name in positive {
         assert!(number(cluster, name) > 0.0, "{name} in {cluster}");
     }
     assert!(number(cluster, "idleCpuPercent") < 50.0, "{cluster}");

@@ -73,7 +73,7 @@ impl Process {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()));
         let status = status.unwrap_or_default();
         let line = status.lines().find_map(|line| line.strip_prefix(name));
-        let kib = line.and_then(|rest| rest.split_whitespace().nth(1)?.parse().ok());
+        let kib = line.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
         float(kib.unwrap_or_default()) / 1024.0
     }
 

@@ -48,7 +48,9 @@ pub(super) struct Cluster {
     pub(super) change_micros: Change,
     pub(super) big_change_micros: Option<Change>,
     pub(super) cpu_per_change_micros: f64,
+    #[serde(rename = "rssMiB")]
     pub(super) rss_mib: f64,
+    #[serde(rename = "peakRssMiB")]
     pub(super) peak_rss_mib: f64,
     pub(super) idle_cpu_percent: f64,
     /// Of generating the cluster and serving the list.
