@@ -38,6 +38,9 @@ const RETRY_FIRST: Duration = Duration::from_millis(100);
 /// The longest wait between two retries.
 const RETRY_LONGEST: Duration = Duration::from_secs(10);
 
+/// Where benchmarks listen for how long things took.
+const LATENCY: &str = "lb_agent::latency";
+
 /// The flags of `run`.
 #[derive(Clone, Debug, Args)]
 pub(super) struct RunArgs {
@@ -146,6 +149,8 @@ async fn serve(args: &RunArgs, settings: Settings) -> Result<(), String> {
         content.len()
     );
     let (sender, updates) = unbounded_channel();
+    let listing_since = Instant::now();
+    debug!(target: LATENCY, "the list begins");
     let recorder = source.start(args, &settings.node_name, content.is_empty(), sender)?;
     let metrics = Metrics::new();
     if let BindAddress(Some(address)) = args.metrics_bind_address {
@@ -162,6 +167,7 @@ async fn serve(args: &RunArgs, settings: Settings) -> Result<(), String> {
         supervisor,
         updates,
         batches: 0,
+        listing_since: Some(listing_since),
         ready: false,
         wait: RETRY_FIRST,
     };
@@ -212,6 +218,8 @@ struct Service {
     supervisor: Supervisor,
     updates: UnboundedReceiver<Delivery>,
     batches: u64,
+    /// When the first list began, until all that it told is in the tables.
+    listing_since: Option<Instant>,
     ready: bool,
     wait: Duration,
 }
@@ -260,10 +268,7 @@ impl Service {
             self.pass(tables);
             let took = oldest.elapsed();
             self.metrics.updated(took);
-            debug!(
-                target: "lb_agent::latency",
-                micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX)
-            );
+            debug!(target: LATENCY, micros = micros(took));
         }
     }
 
@@ -329,6 +334,12 @@ impl Service {
                 info!("{sentence}");
             }
         }
+        if outcome.pending == 0
+            && self.reconciler.is_listed()
+            && let Some(since) = self.listing_since.take()
+        {
+            debug!(target: LATENCY, programmed_micros = micros(since.elapsed()));
+        }
         if outcome.pending > 0 {
             self.wait = (self.wait * 2).min(RETRY_LONGEST);
             info!("{} waiting for another try", services(outcome.pending));
@@ -368,6 +379,10 @@ impl Service {
         }
         self.supervisor.ready();
     }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 fn sentence(outcome: Outcome, took: Duration) -> String {
