@@ -64,8 +64,9 @@ fn concerns(change: &Change) -> Option<String> {
     }
 }
 
-/// What a backend id stands for: the service port in words, and the address.
-type Identity = (String, IpAddr, u16);
+/// What a backend id stands for: the service id and the address. A port that is renamed while the
+/// agent is down keeps its service id, because its frontend does.
+type Identity = (u32, IpAddr, u16);
 
 /// Every identity that an id and an epoch ever had.
 #[derive(Default)]
@@ -86,13 +87,11 @@ impl Register {
                 }
                 _ => continue,
             };
-            let owner = bench.reconciler.ids().owner(service);
-            let name = owner.map(|key| format!("{} {} {}", key.service, key.name, key.protocol));
-            let identity = (name.unwrap_or_default(), address, port);
-            if let Some(known) = self.used.insert((id, epoch), identity.clone()) {
+            let identity = (service, address, port);
+            if let Some(known) = self.used.insert((id, epoch), identity) {
                 prop_assert_eq!(&known, &identity, "backend {} epoch {}", id, epoch);
             }
-            if let Some((before, holder)) = self.holders.insert(id, (epoch, identity.clone())) {
+            if let Some((before, holder)) = self.holders.insert(id, (epoch, identity)) {
                 prop_assert!(holder == identity || epoch > before, "an epoch went back");
             }
         }
