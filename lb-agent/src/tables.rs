@@ -8,6 +8,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::diff::diff;
 use crate::model::tables::{Op, TableContent, TableOp};
 
 /// Where the tables are kept.
@@ -15,8 +16,18 @@ pub trait Tables {
     /// Carries out one write. After an error the table is as it was before.
     fn apply(&mut self, op: &Op) -> Result<(), ApplyError>;
 
+    /// Calls `each` with every entry, as the write that puts it.
+    fn walk(&self, each: &mut dyn FnMut(Op)) -> Result<(), DumpError>;
+
+    /// True when the entry that `put` would write is there, byte for byte.
+    fn holds(&self, put: &Op) -> Result<bool, DumpError>;
+
     /// Reads everything back; called once at start, to find the ids that are in use.
-    fn dump(&self) -> Result<TableContent, DumpError>;
+    fn dump(&self) -> Result<TableContent, DumpError> {
+        let mut content = TableContent::default();
+        self.walk(&mut |op| content.apply(&op))?;
+        Ok(content)
+    }
 }
 
 /// A write that did not happen. Both kinds are worth another try later.
@@ -105,6 +116,11 @@ impl Memory {
         self.limit = entries;
     }
 
+    /// Changes an entry behind everybody's back, as another program would.
+    pub fn tamper(&mut self, op: &Op) {
+        self.content.apply(op);
+    }
+
     /// What the tables hold.
     pub fn content(&self) -> &TableContent {
         &self.content
@@ -170,7 +186,14 @@ impl Tables for Memory {
         Ok(())
     }
 
-    fn dump(&self) -> Result<TableContent, DumpError> {
-        Ok(self.content.clone())
+    fn walk(&self, each: &mut dyn FnMut(Op)) -> Result<(), DumpError> {
+        diff(&TableContent::default(), &self.content)
+            .into_iter()
+            .for_each(each);
+        Ok(())
+    }
+
+    fn holds(&self, put: &Op) -> Result<bool, DumpError> {
+        Ok(self.content.holds(put))
     }
 }

@@ -20,6 +20,8 @@ pub(crate) struct Head {
     pub(crate) close: bool,
     /// Whether the client waits for `100 Continue` before its body (curl does for large ones).
     pub(crate) expects_continue: bool,
+    /// What the client calls itself; empty if not said.
+    pub(crate) user_agent: String,
 }
 
 /// Reads one head; `None` at a clean end of the connection.
@@ -52,6 +54,8 @@ pub(crate) fn read_head(reader: &mut impl BufRead) -> io::Result<Option<Head>> {
             head.close = value.eq_ignore_ascii_case("close");
         } else if name.eq_ignore_ascii_case("expect") {
             head.expects_continue = value.eq_ignore_ascii_case("100-continue");
+        } else if name.eq_ignore_ascii_case("user-agent") {
+            value.clone_into(&mut head.user_agent);
         }
     }
     Ok(Some(head))

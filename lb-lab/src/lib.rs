@@ -6,6 +6,7 @@
 //! **Invariant:** nothing here touches the network namespace or the cgroup of its caller.
 
 pub mod agent;
+pub mod apiserver;
 mod bridged;
 mod builder;
 pub mod capture;
@@ -29,6 +30,7 @@ pub mod topology;
 mod underlay;
 
 pub use agent::{Agent, Signal};
+pub use apiserver::{ApiServer, Fault, RealApiServer, Resource};
 pub use builder::Builder;
 pub use capture::{Capture, Recording};
 pub use client::{HttpClient, HttpConnection, HttpReply, UdpClient};

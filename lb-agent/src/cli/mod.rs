@@ -4,11 +4,13 @@
 //! **Invariant:** flags are kebab-case, every default is told by `--help`, and a wrong value is
 //! refused before anything is done.
 
+mod audits;
 mod describe;
 mod options;
 mod plan;
 mod render;
 mod run;
+mod source;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use lb_common::abi::Algorithm;
@@ -25,20 +27,19 @@ pub use render::{TableText, table_text};
     name = "lb-agent",
     version,
     about,
-    args_conflicts_with_subcommands = true,
-    subcommand_negates_reqs = true
+    args_conflicts_with_subcommands = true
 )]
 pub struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
     #[command(flatten)]
-    run: Option<run::RunArgs>,
+    run: run::RunArgs,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serve: read objects, write tables, follow changes (the default).
-    Run(run::RunArgs),
+    Run(Box<run::RunArgs>),
     /// Show the tables that manifests lead to, without touching the kernel.
     Plan(plan::PlanArgs),
 }
@@ -65,18 +66,19 @@ impl From<AlgorithmName> for Algorithm {
 impl Cli {
     /// How to write the log.
     pub fn log_format(&self) -> LogFormat {
-        match (&self.command, &self.run) {
-            (Some(Command::Run(args)), _) | (None, Some(args)) => args.log_format,
-            (Some(Command::Plan(_)) | None, _) => LogFormat::Text,
+        match &self.command {
+            Some(Command::Run(args)) => args.log_format,
+            Some(Command::Plan(_)) => LogFormat::Text,
+            None => self.run.log_format,
         }
     }
 
     /// Does what was asked for. The error is one sentence for the person who asked.
     pub fn execute(self) -> Result<(), String> {
-        match (self.command, self.run) {
-            (Some(Command::Run(args)), _) | (None, Some(args)) => run::run(&args),
-            (Some(Command::Plan(args)), _) => plan::plan(&args),
-            (None, None) => Err("no source of objects: give --manifests DIR".to_owned()),
+        match self.command {
+            Some(Command::Run(args)) => run::run(&args),
+            Some(Command::Plan(args)) => plan::plan(&args),
+            None => run::run(&self.run),
         }
     }
 }
@@ -86,6 +88,42 @@ mod tests {
     use clap::CommandFactory as _;
 
     use super::*;
+
+    #[test]
+    fn there_is_one_source_and_the_api_server_needs_no_flag() {
+        let parses = |words: &[&str]| Cli::try_parse_from(words).is_ok();
+        assert!(parses(&["lb-agent"]));
+        assert!(parses(&[
+            "lb-agent",
+            "run",
+            "--kubeconfig",
+            "f",
+            "--api-server",
+            "u"
+        ]));
+        assert!(parses(&[
+            "lb-agent",
+            "--manifests",
+            "d",
+            "--state-dir",
+            "s"
+        ]));
+        assert!(!parses(&[
+            "lb-agent",
+            "--manifests",
+            "d",
+            "--kubeconfig",
+            "f"
+        ]));
+        assert!(!parses(&[
+            "lb-agent",
+            "run",
+            "--manifests",
+            "d",
+            "--api-server",
+            "u"
+        ]));
+    }
 
     #[test]
     fn help_says_that_the_cgroup_is_not_used_yet() {

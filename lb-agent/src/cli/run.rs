@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `lb-agent run`: gives the reconciler its clock, its source and the kernel.
 //!
-//! One loop on one thread: an update is written at once; what comes in while a write is in flight
+//! One loop on one thread, sources on others: an update is written at once; what comes in while a write is in flight
 //! is taken in together afterwards. SIGTERM ends the agent and leaves the forwarding in place.
 //! **Invariant:** nothing is decided here about Services.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -15,13 +16,16 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
+use super::audits::{Audits, Due};
 use super::options::PlanningArgs;
+use super::source::Source;
 use crate::datapath::{Datapath, DatapathConfig, Managed, Patterns};
-use crate::model::snapshot::Update;
+use crate::metrics::Metrics;
 use crate::notify::Supervisor;
 use crate::plan::ids::IdLimits;
 use crate::reconcile::{Outcome, Reconciler, Settings};
-use crate::source::manifests;
+use crate::source::Delivery;
+use crate::source::kubernetes::events::EventRecorder;
 use crate::tables::Tables;
 use crate::telemetry::LogFormat;
 use crate::{config, error_chain};
@@ -34,9 +38,22 @@ const RETRY_LONGEST: Duration = Duration::from_secs(10);
 /// The flags of `run`.
 #[derive(Clone, Debug, Args)]
 pub(super) struct RunArgs {
-    /// Folder of Kubernetes manifests to serve and to watch (*.yaml, *.yml, *.json).
+    /// Folder of Kubernetes manifests to serve and to watch (*.yaml, *.yml, *.json), instead of an
+    /// API server.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["kubeconfig", "api_server"])]
+    pub(super) manifests: Option<PathBuf>,
+    /// How to reach and to log in to the API server [default: the files that KUBECONFIG names, else
+    /// the service account of the pod].
+    #[arg(long, value_name = "FILE")]
+    pub(super) kubeconfig: Option<PathBuf>,
+    /// The URL of the API server, instead of the one that the kubeconfig or the pod tells: an address
+    /// that does not depend on what this agent programs.
+    #[arg(long, value_name = "URL")]
+    pub(super) api_server: Option<String>,
+    /// Folder for what was known last: a node that comes back with empty tables serves by it until
+    /// the API server answers.
     #[arg(long, value_name = "DIR")]
-    manifests: PathBuf,
+    pub(super) state_dir: Option<PathBuf>,
     /// The name of this node [default: the host name].
     #[arg(long, value_name = "NAME")]
     node: Option<String>,
@@ -59,13 +76,36 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "N", default_value_t = limits::CONNECTIONS,
           value_parser = clap::value_parser!(u32).range(2..))]
     connections_max: u32,
+    /// Seconds between two audits of the maps, which mend what others have changed; 0 for none.
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    audit_interval: u64,
+    /// Where to serve metrics for Prometheus; `none` for nowhere.
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:10249",
+          value_parser = parse_bind_address)]
+    metrics_bind_address: BindAddress,
     /// How to write the log.
     #[arg(long, value_enum, default_value_t)]
     pub(super) log_format: LogFormat,
 }
 
+/// Where to listen, or nowhere.
+#[derive(Clone, Copy, Debug)]
+struct BindAddress(Option<SocketAddr>);
+
+fn parse_bind_address(text: &str) -> Result<BindAddress, String> {
+    if text == "none" {
+        return Ok(BindAddress(None));
+    }
+    match text.parse() {
+        Ok(address) => Ok(BindAddress(Some(address))),
+        Err(_) => Err("give an address and a port such as 127.0.0.1:10249, or none".to_owned()),
+    }
+}
+
 pub(super) fn run(args: &RunArgs) -> Result<(), String> {
-    config::manifests(&args.manifests).map_err(|e| error_chain(&e))?;
+    if let Some(path) = &args.manifests {
+        config::manifests(path).map_err(|e| error_chain(&e))?;
+    }
     let node_name = config::node_name(args.node.as_deref()).map_err(|e| error_chain(&e))?;
     let cgroup = config::cgroup(args.cgroup.as_deref()).map_err(|e| error_chain(&e))?;
     debug!(?cgroup, "socket hooks are not attached yet");
@@ -74,7 +114,9 @@ pub(super) fn run(args: &RunArgs) -> Result<(), String> {
         options: args.planning.options()?,
         id_limits: IdLimits::default(),
     };
-    let runtime = tokio::runtime::Builder::new_current_thread()
+    // The loop runs on this thread; what a source decodes and what devices do, on two others.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
         .enable_all()
         .build()
         .map_err(|e| format!("start the runtime: {e}"))?;
@@ -84,6 +126,7 @@ pub(super) fn run(args: &RunArgs) -> Result<(), String> {
 async fn serve(args: &RunArgs, settings: Settings) -> Result<(), String> {
     let mut stop = Stop::new().map_err(|e| format!("catch signals: {e}"))?;
     let supervisor = Supervisor::from_environment();
+    let source = Source::find(args).await?;
     let mut datapath = DatapathConfig::new(&args.bpffs);
     datapath.connections_max = args.connections_max;
     datapath.patterns = Patterns {
@@ -100,10 +143,17 @@ async fn serve(args: &RunArgs, settings: Settings) -> Result<(), String> {
         content.len()
     );
     let (sender, updates) = unbounded_channel();
-    manifests::watch(&args.manifests, sender).map_err(|e| error_chain(&e))?;
+    let recorder = source.start(args, &settings.node_name, content.is_empty(), sender)?;
+    let metrics = Metrics::new();
+    if let BindAddress(Some(address)) = args.metrics_bind_address {
+        tokio::spawn(metrics.clone().serve(address));
+    }
     let service = Service {
         managed: datapath.managed(),
         following: true,
+        recorder,
+        metrics,
+        audits: Audits::new(Duration::from_secs(args.audit_interval), &args.bpffs),
         reconciler: Reconciler::restore(settings, &content, seconds_since_1970()),
         supervisor,
         updates,
@@ -147,11 +197,14 @@ impl Stop {
 
 struct Service {
     reconciler: Reconciler,
+    recorder: Option<EventRecorder>,
+    metrics: Metrics,
+    audits: Audits,
     managed: watch::Receiver<Managed>,
     /// Devices are followed; false only when that task has died.
     following: bool,
     supervisor: Supervisor,
-    updates: UnboundedReceiver<Update>,
+    updates: UnboundedReceiver<Delivery>,
     batches: u64,
     ready: bool,
     wait: Duration,
@@ -162,48 +215,105 @@ impl Service {
         loop {
             // Before the first list, pending means waiting for it, which no retry hastens.
             let retry = self.reconciler.is_listed() && self.reconciler.is_pending();
-            let update = tokio::select! {
+            let delivery = tokio::select! {
                 biased;
                 signal = stop.wait() => {
                     info!("{signal}: ending; the programs and tables stay and go on forwarding");
                     self.supervisor.stopping();
                     return;
                 }
-                update = self.updates.recv() => update,
+                delivery = self.updates.recv() => delivery,
                 () = tokio::time::sleep(self.wait), if retry => {
                     self.pass(tables);
                     continue;
                 }
-                changed = self.managed.changed(), if !self.ready && self.following => {
+                changed = self.managed.changed(), if self.following => {
                     self.following = changed.is_ok();
-                    if self.reconciler.is_listed() && !retry {
-                        self.get_ready();
-                    }
+                    self.devices_changed(tables);
+                    continue;
+                }
+                due = self.audits.next(), if self.reconciler.is_listed() => {
+                    self.audit(due, tables);
                     continue;
                 }
             };
-            let Some(update) = update else {
+            let Some(delivery) = delivery else {
                 // The source is gone; what is in force stays so until a signal comes.
                 let signal = stop.wait().await;
                 info!("{signal}: ending");
                 self.supervisor.stopping();
                 return;
             };
-            self.reconciler.receive(update);
-            while let Ok(update) = self.updates.try_recv() {
-                self.reconciler.receive(update);
-            }
+            let oldest = self.take_in(delivery);
             self.wait = RETRY_FIRST;
             self.pass(tables);
+            let took = oldest.elapsed();
+            self.metrics.updated(took);
+            debug!(
+                target: "lb_agent::latency",
+                micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX)
+            );
         }
+    }
+
+    /// Devices or addresses of this node have changed.
+    fn devices_changed(&mut self, tables: &mut impl Tables) {
+        let addresses = self.managed.borrow_and_update().addresses.clone();
+        self.reconciler.receive_addresses(addresses);
+        if !self.reconciler.is_listed() {
+            return;
+        }
+        if self.reconciler.is_pending() {
+            self.pass(tables);
+        } else if !self.ready {
+            self.get_ready();
+        }
+    }
+
+    /// Goes on with an audit.
+    fn audit(&mut self, due: Due, tables: &mut impl Tables) {
+        let report = self.audits.go_on(due, &self.reconciler, tables);
+        if let Some(report) = report {
+            self.metrics.audited(report);
+            debug!("audit: {report:?}");
+        }
+    }
+
+    /// Tells of warnings that have come up.
+    fn tell(&mut self) {
+        for news in self.reconciler.take_news() {
+            if let Some(recorder) = &self.recorder {
+                let message = news.warning.to_string();
+                recorder.warn(&news.service, &news.uid, news.warning.reason(), &message);
+            }
+        }
+    }
+
+    /// Takes in what has come; several updates cost one pass. Gives when the oldest was received.
+    fn take_in(&mut self, first: Delivery) -> Instant {
+        let mut oldest = first.received;
+        self.reconciler.receive(first.update);
+        while let Ok(next) = self.updates.try_recv() {
+            oldest = oldest.min(next.received);
+            self.reconciler.receive(next.update);
+        }
+        oldest
     }
 
     /// One attempt to bring everything that is known into force.
     fn pass(&mut self, tables: &mut impl Tables) {
         let started = Instant::now();
         let outcome = self.reconciler.sync(tables);
+        self.metrics.pass(outcome, &self.reconciler);
+        self.tell();
         if outcome.changes > 0 {
-            info!("{}", sentence(outcome, started.elapsed()));
+            let sentence = sentence(outcome, started.elapsed());
+            // A busy cluster has hundreds of changes a second.
+            if self.ready {
+                debug!("{sentence}");
+            } else {
+                info!("{sentence}");
+            }
         }
         if outcome.pending > 0 {
             self.wait = (self.wait * 2).min(RETRY_LONGEST);
@@ -228,6 +338,13 @@ impl Service {
         }
         self.ready = true;
         info!("ready: everything that is known is in force");
+        let outer = self.reconciler.outer_frontends_len();
+        if outer > 0 {
+            warn!(
+                "{outer} frontends are node ports, external or load balancer addresses: they are in \
+                 the maps, and this version's packet path leaves them to the stack"
+            );
+        }
         let unreadable = self.reconciler.unreadable();
         if !unreadable.is_empty() {
             warn!(

@@ -4,7 +4,6 @@
 //! Both families go through the same generic code.
 //! **Invariant:** one write is one bpf(2) call and decides nothing; their order is `crate::diff`'s.
 
-use std::collections::BTreeMap;
 use std::io;
 
 use aya::maps::MapError;
@@ -13,7 +12,7 @@ use lb_common::abi::{Backend, FrontendKey, SourceRange, SourceRangeKey, limits, 
 
 use super::error::os_error;
 use super::maps::{FamilyMaps, Hash, KernelTables, MapFamily, Raw, is_missing};
-use crate::model::tables::{FamilyTables, Op, TableContent, TableOp};
+use crate::model::tables::{Op, TableOp};
 use crate::tables::{ApplyError, DumpError, Tables};
 
 impl Tables for KernelTables {
@@ -34,12 +33,21 @@ impl Tables for KernelTables {
         })
     }
 
-    fn dump(&self) -> Result<TableContent, DumpError> {
-        Ok(TableContent {
-            v4: self.v4.dump::<lb_common::V4>()?,
-            v6: self.v6.dump::<lb_common::V6>()?,
-            slots: dump(&self.slots, names::SLOTS)?,
+    fn walk(&self, each: &mut dyn FnMut(Op)) -> Result<(), DumpError> {
+        self.v4.walk::<lb_common::V4>(&mut |op| each(Op::V4(op)))?;
+        self.v6.walk::<lb_common::V6>(&mut |op| each(Op::V6(op)))?;
+        walk(&self.slots, names::SLOTS, |key, id| {
+            each(Op::PutSlot(key, id));
         })
+    }
+
+    fn holds(&self, put: &Op) -> Result<bool, DumpError> {
+        match put {
+            Op::V4(op) => self.v4.holds::<lb_common::V4>(op),
+            Op::V6(op) => self.v6.holds::<lb_common::V6>(op),
+            Op::PutSlot(key, id) => holds(&self.slots, names::SLOTS, key, Some(id)),
+            Op::DeleteSlot(key) => holds(&self.slots, names::SLOTS, key, None),
+        }
     }
 }
 
@@ -48,6 +56,7 @@ where
     FrontendKey<A>: bytemuck::Pod,
     Backend<A>: bytemuck::Pod,
     SourceRange<A>: bytemuck::Pod,
+    SourceRangeKey<A>: PartialEq,
 {
     fn apply(&mut self, op: &TableOp<A>) -> Result<(), MapError> {
         match op {
@@ -55,7 +64,7 @@ where
             TableOp::DeleteFrontend(key) => delete(&mut self.frontends, *key),
             TableOp::PutBackend(id, value) => put(&mut self.backends, *id, *value),
             TableOp::DeleteBackend(id) => delete(&mut self.backends, *id),
-            TableOp::PutSourceRange(key) => self.ranges.insert(&trie_key(key), ALLOWED, 0),
+            TableOp::PutSourceRange(key) => self.ranges.insert(&trie_key(key), key.bits(), 0),
             TableOp::DeleteSourceRange(key) => match self.ranges.remove(&trie_key(key)) {
                 Err(error) if is_missing(&error) => Ok(()),
                 other => other,
@@ -63,25 +72,51 @@ where
         }
     }
 
-    fn dump<F: MapFamily<Addr = A>>(&self) -> Result<FamilyTables<A>, DumpError> {
-        Ok(FamilyTables {
-            frontends: dump(&self.frontends, F::FRONTENDS)?,
-            backends: dump(&self.backends, F::BACKENDS)?,
-            source_ranges: self
-                .ranges
-                .keys()
-                .map(|key| key.map(|key| range_of(&key)))
-                .collect::<Result<_, _>>()
-                .map_err(|error| DumpError {
-                    map: F::SOURCE_RANGES,
-                    source: into_io(error),
-                })?,
-        })
+    fn walk<F: MapFamily<Addr = A>>(
+        &self,
+        each: &mut dyn FnMut(TableOp<A>),
+    ) -> Result<(), DumpError> {
+        walk(&self.frontends, F::FRONTENDS, |key, value| {
+            each(TableOp::PutFrontend(key, value));
+        })?;
+        walk(&self.backends, F::BACKENDS, |id, value| {
+            each(TableOp::PutBackend(id, value));
+        })?;
+        for key in self.ranges.keys() {
+            let key = key.map_err(unreadable(F::SOURCE_RANGES))?;
+            each(TableOp::PutSourceRange(range_of(&key)));
+        }
+        Ok(())
+    }
+
+    fn holds<F: MapFamily<Addr = A>>(&self, op: &TableOp<A>) -> Result<bool, DumpError>
+    where
+        Backend<A>: PartialEq,
+    {
+        match op {
+            TableOp::PutFrontend(key, value) => {
+                holds(&self.frontends, F::FRONTENDS, key, Some(value))
+            }
+            TableOp::DeleteFrontend(key) => holds(&self.frontends, F::FRONTENDS, key, None),
+            TableOp::PutBackend(id, value) => holds(&self.backends, F::BACKENDS, id, Some(value)),
+            TableOp::DeleteBackend(id) => holds(&self.backends, F::BACKENDS, id, None),
+            TableOp::PutSourceRange(key) => self.has_range::<F>(key),
+            TableOp::DeleteSourceRange(key) => Ok(!self.has_range::<F>(key)?),
+        }
+    }
+
+    /// A lookup finds the longest range up to the length asked for; its value tells which.
+    fn has_range<F: MapFamily<Addr = A>>(
+        &self,
+        wanted: &SourceRangeKey<A>,
+    ) -> Result<bool, DumpError> {
+        match self.ranges.get(&trie_key(wanted), 0) {
+            Ok(bits) => Ok(bits == wanted.bits()),
+            Err(error) if is_missing(&error) => Ok(false),
+            Err(error) => Err(unreadable(F::SOURCE_RANGES)(error)),
+        }
     }
 }
-
-/// What the tries hold: that an entry is there says all.
-const ALLOWED: u8 = 1;
 
 /// The key as aya has it: the same bytes, with its own name for the prefix.
 fn trie_key<A: Copy>(key: &SourceRangeKey<A>) -> Key<Raw<SourceRange<A>>>
@@ -119,17 +154,37 @@ fn delete<K: bytemuck::Pod, V: bytemuck::Pod>(
     }
 }
 
-fn dump<K: bytemuck::Pod + Ord, V: bytemuck::Pod>(
+fn walk<K: bytemuck::Pod, V: bytemuck::Pod>(
     map: &Hash<K, V>,
     name: &'static str,
-) -> Result<BTreeMap<K, V>, DumpError> {
-    map.iter()
-        .map(|entry| entry.map(|(Raw(key), Raw(value))| (key, value)))
-        .collect::<Result<_, _>>()
-        .map_err(|error| DumpError {
-            map: name,
-            source: into_io(error),
-        })
+    mut each: impl FnMut(K, V),
+) -> Result<(), DumpError> {
+    for entry in map {
+        let (Raw(key), Raw(value)) = entry.map_err(unreadable(name))?;
+        each(key, value);
+    }
+    Ok(())
+}
+
+/// True when the value of `key` is `wanted`; none stands for no entry.
+fn holds<K: bytemuck::Pod, V: bytemuck::Pod + PartialEq>(
+    map: &Hash<K, V>,
+    name: &'static str,
+    key: &K,
+    wanted: Option<&V>,
+) -> Result<bool, DumpError> {
+    match map.get(&Raw(*key), 0) {
+        Ok(Raw(value)) => Ok(Some(&value) == wanted),
+        Err(error) if is_missing(&error) => Ok(wanted.is_none()),
+        Err(error) => Err(unreadable(name)(error)),
+    }
+}
+
+fn unreadable(map: &'static str) -> impl FnOnce(MapError) -> DumpError {
+    move |error| DumpError {
+        map,
+        source: into_io(error),
+    }
 }
 
 /// Entries that the map was made for.

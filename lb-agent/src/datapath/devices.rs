@@ -188,6 +188,8 @@ pub struct Managed {
     pub devices: std::collections::BTreeMap<u32, (String, Role)>,
     /// Names of devices that are to be managed and lack a program so far; tried again.
     pub lacking: std::collections::BTreeSet<String>,
+    /// The node's own addresses of more than local meaning.
+    pub addresses: std::collections::BTreeSet<std::net::IpAddr>,
 }
 
 impl fmt::Display for Managed {

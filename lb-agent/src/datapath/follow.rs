@@ -362,11 +362,17 @@ impl Follower {
             .map(|(index, device)| (*index, (device.target.name.clone(), device.role)))
             .collect();
         let lacking = self.lacking.names();
-        let managed = Managed { devices, lacking };
-        let changed = self.managed.send_if_modified(|current| {
-            let changed = *current != managed;
+        let managed = Managed {
+            devices,
+            lacking,
+            addresses: self.view.node_addresses(),
+        };
+        let mut changed = false;
+        self.managed.send_if_modified(|current| {
+            changed = current.devices != managed.devices || current.lacking != managed.lacking;
+            let differs = *current != managed;
             current.clone_from(&managed);
-            changed
+            differs
         });
         if changed {
             tracing::info!("managed devices: {managed}");

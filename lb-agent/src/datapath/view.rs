@@ -64,6 +64,19 @@ impl View {
         self.links.keys().copied()
     }
 
+    /// Addresses of this node. Those that an earlier proxy bound for its Services are not its own.
+    pub(super) fn node_addresses(&self) -> BTreeSet<IpAddr> {
+        let bound_by_ipvs = |index: &u32| {
+            let link = self.links.get(index);
+            link.is_some_and(|link| link.name == "kube-ipvs0")
+        };
+        let own = self
+            .addresses
+            .iter()
+            .filter(|(index, _)| !bound_by_ipvs(index));
+        own.map(|(_, address)| *address).collect()
+    }
+
     /// The device as something to attach to or to detach from, whatever its role.
     pub(super) fn target(&self, index: u32) -> Option<Target> {
         let link = self.links.get(&index)?;
@@ -196,6 +209,17 @@ mod tests {
         view.remove_link(3);
         view.put_link(link(3, "eth1", ""));
         assert_eq!(role(&view, 3), None);
+    }
+
+    #[test]
+    fn addresses_that_ipvs_bound_are_not_the_nodes_own() {
+        let mut view = View::default();
+        view.put_link(link(3, "eth0", ""));
+        view.put_link(link(4, "kube-ipvs0", "dummy"));
+        let own: IpAddr = "192.0.2.7".parse().unwrap();
+        view.put_address(3, own);
+        view.put_address(4, "10.0.0.10".parse().unwrap());
+        assert_eq!(view.node_addresses(), BTreeSet::from([own]));
     }
 
     #[test]

@@ -8,10 +8,12 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use serde::{Deserialize, Serialize};
+
 use super::service::{IpFamily, Protocol, ServiceKey};
 
 /// Namespace and name of an EndpointSlice.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct SliceKey {
     /// The namespace.
     pub namespace: String,
@@ -20,7 +22,7 @@ pub struct SliceKey {
 }
 
 /// Some of the endpoints of one Service.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndpointSlice {
     /// Namespace and name.
     pub key: SliceKey,
@@ -39,7 +41,7 @@ pub struct EndpointSlice {
 }
 
 /// An entry of a slice that no traffic can be sent to.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct RejectedEndpoint {
     /// Its address as it is written there; may be empty.
     pub address: String,
@@ -48,7 +50,7 @@ pub struct RejectedEndpoint {
 }
 
 /// A port of all endpoints of a slice.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndpointPort {
     /// The name of the Service's port that it serves.
     pub name: String,
@@ -59,7 +61,7 @@ pub struct EndpointPort {
 }
 
 /// One address behind a Service.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoint {
     /// The address.
     pub address: IpAddr,

@@ -7,10 +7,13 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 use super::service::IpFamily;
 
 /// An address range: all addresses that share the first `bits` bits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct Prefix {
     address: IpAddr,
     bits: u8,
@@ -77,6 +80,20 @@ impl FromStr for Prefix {
             Self::new(address.parse().ok()?, bits)
         };
         parse().ok_or_else(|| NotAPrefix(text.to_owned()))
+    }
+}
+
+impl TryFrom<String> for Prefix {
+    type Error = NotAPrefix;
+
+    fn try_from(text: String) -> Result<Self, NotAPrefix> {
+        text.parse()
+    }
+}
+
+impl From<Prefix> for String {
+    fn from(prefix: Prefix) -> Self {
+        prefix.to_string()
     }
 }
 

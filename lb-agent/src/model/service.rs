@@ -8,11 +8,12 @@ use std::fmt;
 use std::net::IpAddr;
 
 use lb_common::abi::proto;
+use serde::{Deserialize, Serialize};
 
 use super::prefix::Prefix;
 
 /// Namespace and name of a Service. Ordered by namespace first.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ServiceKey {
     /// The namespace.
     pub namespace: String,
@@ -37,7 +38,7 @@ impl fmt::Display for ServiceKey {
 }
 
 /// The family of an address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum IpFamily {
     /// IPv4.
     V4,
@@ -57,7 +58,7 @@ impl IpFamily {
 }
 
 /// A transport protocol that a port may have.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Protocol {
     /// Transmission Control Protocol.
     #[default]
@@ -90,7 +91,7 @@ impl fmt::Display for Protocol {
 }
 
 /// One entry of `spec.ports`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServicePort {
     /// The name; empty for the only port of a Service.
     pub name: String,
@@ -113,7 +114,7 @@ impl fmt::Display for ServicePort {
 }
 
 /// `spec.type`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ServiceType {
     /// Inside the cluster only.
     #[default]
@@ -127,7 +128,7 @@ pub enum ServiceType {
 }
 
 /// Which endpoints a frontend may use.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TrafficPolicy {
     /// All of the cluster's.
     #[default]
@@ -137,7 +138,7 @@ pub enum TrafficPolicy {
 }
 
 /// A Service, as far as it matters to forwarding.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Service {
     /// Namespace and name.
     pub key: ServiceKey,
@@ -218,7 +219,7 @@ impl Service {
 }
 
 /// A Node.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Node {
     /// The name.
     pub name: String,

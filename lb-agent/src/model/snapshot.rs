@@ -3,21 +3,19 @@
 //!
 //! A source sends one [`Update::Reset`] when its first list is complete, then changes. When parts
 //! of the first list cannot be read it sends [`Update::Partial`], and [`Update::Complete`] once
-//! they can.
+//! they can. A kind that had to be listed anew comes as [`Update::Relist`], in one piece.
 //! **Invariant:** a [`ServiceSnapshot`] holds one Service and nothing of any other, so planning
 //! costs what that Service costs.
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use super::endpoint::{EndpointSlice, SliceKey};
 use super::service::{Node, Service, ServiceKey};
 
 /// An object that a source delivers.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "moved once, into the index; a box would be one more allocation for good"
-)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Object {
     /// A Service.
     Service(Service),
@@ -30,7 +28,7 @@ pub enum Object {
 }
 
 /// Which object.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum ObjectRef {
     /// A Service.
     Service(ServiceKey),
@@ -54,6 +52,18 @@ impl Object {
     }
 }
 
+impl ObjectRef {
+    /// The kind it is listed with; none for the classic Endpoints object.
+    pub fn kind(&self) -> Option<Kind> {
+        match self {
+            Self::Service(_) => Some(Kind::Services),
+            Self::EndpointSlice(_) => Some(Kind::EndpointSlices),
+            Self::Endpoints(_) => None,
+            Self::Node(_) => Some(Kind::Nodes),
+        }
+    }
+}
+
 impl fmt::Display for ObjectRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -72,6 +82,24 @@ pub enum Change {
     Apply(Object),
     /// It is gone.
     Delete(ObjectRef),
+    /// It is there and cannot be read; its last good state stays.
+    Invalid {
+        /// The object.
+        object: ObjectRef,
+        /// What is wrong with it.
+        message: String,
+    },
+}
+
+/// A kind of objects that a source lists as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Kind {
+    /// Services.
+    Services,
+    /// EndpointSlices.
+    EndpointSlices,
+    /// Nodes.
+    Nodes,
 }
 
 /// What a source sends.
@@ -85,6 +113,15 @@ pub enum Update {
         objects: Vec<Object>,
         /// Names of what could not be read.
         unreadable: Vec<String>,
+    },
+    /// Everything that there is of one kind; what is not in it is gone.
+    Relist {
+        /// The kind.
+        kind: Kind,
+        /// The objects, all of that kind.
+        objects: Vec<Object>,
+        /// Objects that are there and cannot be read; their last good state stays.
+        invalid: Vec<ObjectRef>,
     },
     /// Changes since the last update, in order.
     Changes(Vec<Change>),

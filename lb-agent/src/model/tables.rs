@@ -147,6 +147,16 @@ impl TableContent {
         self.slots.extend(other.slots);
     }
 
+    /// True when what `op` puts is there, or what it deletes is not.
+    pub fn holds(&self, op: &Op) -> bool {
+        match op {
+            Op::V4(op) => self.v4.holds(op),
+            Op::V6(op) => self.v6.holds(op),
+            Op::PutSlot(key, backend) => self.slots.get(key) == Some(backend),
+            Op::DeleteSlot(key) => !self.slots.contains_key(key),
+        }
+    }
+
     /// Carries one write out on these values.
     pub fn apply(&mut self, op: &Op) {
         match op {
@@ -163,6 +173,20 @@ impl TableContent {
 }
 
 impl<A: Ord + Copy> FamilyTables<A> {
+    fn holds(&self, op: &TableOp<A>) -> bool
+    where
+        Backend<A>: PartialEq,
+    {
+        match op {
+            TableOp::PutFrontend(key, value) => self.frontends.get(key) == Some(value),
+            TableOp::DeleteFrontend(key) => !self.frontends.contains_key(key),
+            TableOp::PutBackend(id, value) => self.backends.get(id) == Some(value),
+            TableOp::DeleteBackend(id) => !self.backends.contains_key(id),
+            TableOp::PutSourceRange(key) => self.source_ranges.contains(key),
+            TableOp::DeleteSourceRange(key) => !self.source_ranges.contains(key),
+        }
+    }
+
     fn apply(&mut self, op: &TableOp<A>) {
         match op {
             TableOp::PutFrontend(key, value) => {
@@ -218,6 +242,16 @@ pub enum TableOp<A> {
 }
 
 impl Op {
+    /// The write that removes what this one puts or removes.
+    #[must_use]
+    pub fn deletion(&self) -> Self {
+        match self {
+            Self::V4(op) => Self::V4(op.deletion()),
+            Self::V6(op) => Self::V6(op.deletion()),
+            Self::PutSlot(key, _) | Self::DeleteSlot(key) => Self::DeleteSlot(*key),
+        }
+    }
+
     /// The pinned name of the map that this write goes to.
     pub fn map(&self) -> &'static str {
         match self {
@@ -256,6 +290,18 @@ fn slot_words(key: SlotKey) -> String {
         ""
     };
     format!("{list}slot {} of service {}", key.slot, key.service)
+}
+
+impl<A: Copy> TableOp<A> {
+    fn deletion(&self) -> Self {
+        match self {
+            Self::PutFrontend(key, _) | Self::DeleteFrontend(key) => Self::DeleteFrontend(*key),
+            Self::PutBackend(id, _) | Self::DeleteBackend(id) => Self::DeleteBackend(*id),
+            Self::PutSourceRange(key) | Self::DeleteSourceRange(key) => {
+                Self::DeleteSourceRange(*key)
+            }
+        }
+    }
 }
 
 impl<A> TableOp<A> {

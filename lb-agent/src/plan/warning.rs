@@ -42,6 +42,24 @@ pub enum Warning {
     EndpointsIgnored,
 }
 
+impl Warning {
+    /// The kind of warning in one word, as in Events and metrics.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Ignored(_) => "InvalidField",
+            Self::EndpointRejected(..) => "InvalidEndpoint",
+            Self::NoNodeAddress(_) => "NoNodeAddress",
+            Self::NoFamily(_) => "NoClusterAddress",
+            Self::UnknownAlgorithm(_) => "UnknownAlgorithm",
+            Self::FrontendTaken(..) => "FrontendTaken",
+            Self::FrontendRepeated(_) => "FrontendRepeated",
+            Self::IdsExhausted(_) => "IdsExhausted",
+            Self::TooManyEndpoints { .. } => "TooManyEndpoints",
+            Self::EndpointsIgnored => "EndpointsIgnored",
+        }
+    }
+}
+
 impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

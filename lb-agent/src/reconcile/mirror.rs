@@ -7,6 +7,7 @@
 //! difference is still known.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use lb_common::abi::FrontendKey;
 
@@ -125,6 +126,44 @@ impl Mirror {
         self.v4.of_frontends(&desired.v4, &mut found);
         self.v6.of_frontends(&desired.v6, &mut found);
         found
+    }
+
+    /// True when some part has an entry where `put` would write one.
+    pub(super) fn has(&self, put: &Op) -> bool {
+        match put {
+            Op::V4(op) => self.has_in(&self.v4, |part| &part.v4, op),
+            Op::V6(op) => self.has_in(&self.v6, |part| &part.v6, op),
+            Op::PutSlot(key, _) | Op::DeleteSlot(key) => {
+                let part = self.parts.get(&key.service);
+                part.is_some_and(|part| part.slots.contains_key(key))
+            }
+        }
+    }
+
+    fn has_in<A: Ord + Copy>(
+        &self,
+        owners: &Owners<A>,
+        family: impl Fn(&TableContent) -> &FamilyTables<A>,
+        op: &TableOp<A>,
+    ) -> bool {
+        match op {
+            TableOp::PutFrontend(key, _) | TableOp::DeleteFrontend(key) => {
+                owners.frontends.contains_key(key)
+            }
+            TableOp::PutBackend(id, _) | TableOp::DeleteBackend(id) => {
+                owners.backends.contains_key(id)
+            }
+            TableOp::PutSourceRange(key) | TableOp::DeleteSourceRange(key) => {
+                let part = self.parts.get(&key.range.service);
+                part.is_some_and(|part| family(part).source_ranges.contains(key))
+            }
+        }
+    }
+
+    /// The first service id behind `after` that has a part, and that part.
+    pub(super) fn next_part(&self, after: u32) -> Option<(u32, &TableContent)> {
+        let mut later = self.parts.range((Bound::Excluded(after), Bound::Unbounded));
+        later.next().map(|(id, part)| (*id, part))
     }
 
     /// Everything, as one.

@@ -7,11 +7,13 @@
 //! the sources.
 //! **Invariant:** the mirror holds what the tables hold, so a retry starts from the truth.
 
+pub mod audit;
 mod mirror;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use lb_common::abi::Kind as FrontendKind;
 use tracing::{info, warn};
 
 use crate::diff::diff;
@@ -69,6 +71,19 @@ pub struct Reconciler {
     unreadable: Vec<String>,
     prune_due: bool,
     warned: BTreeMap<ServiceKey, BTreeSet<Warning>>,
+    warnings_by_reason: BTreeMap<&'static str, usize>,
+    news: Vec<News>,
+}
+
+/// A warning that has come up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct News {
+    /// The Service.
+    pub service: ServiceKey,
+    /// Its uid; may be empty.
+    pub uid: String,
+    /// What is wrong with it.
+    pub warning: Warning,
 }
 
 /// What planning needs of the reconciler, leaving its ids free to change.
@@ -110,6 +125,8 @@ impl Reconciler {
             unreadable: Vec::new(),
             prune_due: true,
             warned: BTreeMap::new(),
+            warnings_by_reason: BTreeMap::new(),
+            news: Vec::new(),
             settings,
         }
     }
@@ -126,7 +143,7 @@ impl Reconciler {
                 self.unreadable.clone_from(unreadable);
             }
             Update::Complete => self.complete(),
-            Update::Changes(_) => {}
+            Update::Relist { .. } | Update::Changes(_) => {}
         }
         let mut dirty = self.index.update(update);
         if self.find_addresses() {
@@ -276,6 +293,36 @@ impl Reconciler {
             .flat_map(|(key, all)| all.iter().map(move |warning| (key, warning)))
     }
 
+    /// Takes the warnings that have come up since the last call.
+    pub fn take_news(&mut self) -> Vec<News> {
+        std::mem::take(&mut self.news)
+    }
+
+    /// How many warnings are in force, by their reasons.
+    pub fn warnings_by_reason(&self) -> &BTreeMap<&'static str, usize> {
+        &self.warnings_by_reason
+    }
+
+    /// Number of objects that are there and cannot be read; their last good state is in force.
+    pub fn invalid_len(&self) -> usize {
+        self.index.invalid_len()
+    }
+
+    /// Number of frontends in the tables that are no cluster addresses.
+    pub fn outer_frontends_len(&self) -> usize {
+        let content = self.mirror.content();
+        let v4 = content.v4.frontends.into_values();
+        let v6 = content.v6.frontends.into_values();
+        v4.chain(v6)
+            .filter(|frontend| frontend.kind != FrontendKind::ClusterIp as u8)
+            .count()
+    }
+
+    /// Number of Services that are known.
+    pub fn services_len(&self) -> usize {
+        self.index.services_len()
+    }
+
     /// Plans what is pending. Services between which a frontend moves come as one group, so that
     /// the frontend is switched over and never missing.
     fn plan_pending(&mut self) -> Vec<Group> {
@@ -329,6 +376,18 @@ impl Reconciler {
         let before = self.warned.remove(key).unwrap_or_default();
         for warning in warnings.difference(&before) {
             warn!(service = %key, "{warning}");
+            *self.warnings_by_reason.entry(warning.reason()).or_default() += 1;
+            let service = self.index.service(key);
+            self.news.push(News {
+                service: key.clone(),
+                uid: service.map(|s| s.uid.clone()).unwrap_or_default(),
+                warning: warning.clone(),
+            });
+        }
+        for gone in before.difference(warnings) {
+            if let Some(count) = self.warnings_by_reason.get_mut(gone.reason()) {
+                *count = count.saturating_sub(1);
+            }
         }
         if !warnings.is_empty() {
             self.warned.insert(key.clone(), warnings.clone());

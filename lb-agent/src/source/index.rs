@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::endpoint::{EndpointSlice, SliceKey};
 use crate::model::service::{Node, Service, ServiceKey};
-use crate::model::snapshot::{Change, Object, ObjectRef, ServiceSnapshot, Update};
+use crate::model::snapshot::{Change, Kind, Object, ObjectRef, ServiceSnapshot, Update};
 
 /// All objects of a source.
 #[derive(Debug, Default)]
@@ -20,6 +20,8 @@ pub struct Index {
     slices_of: BTreeMap<ServiceKey, BTreeSet<SliceKey>>,
     endpoints: BTreeMap<ServiceKey, Vec<EndpointSlice>>,
     nodes: BTreeMap<String, Node>,
+    /// Objects that are there and cannot be read.
+    invalid: BTreeSet<ObjectRef>,
 }
 
 impl Index {
@@ -39,12 +41,21 @@ impl Index {
                 .into_iter()
                 .flat_map(|object| self.apply(object))
                 .collect(),
+            Update::Relist {
+                kind,
+                objects,
+                invalid,
+            } => self.relist(kind, objects, &invalid),
             Update::Complete => BTreeSet::new(),
             Update::Changes(changes) => changes
                 .into_iter()
                 .flat_map(|change| match change {
                     Change::Apply(object) => self.apply(object),
                     Change::Delete(reference) => self.delete(&reference),
+                    Change::Invalid { object, .. } => {
+                        self.invalid.insert(object);
+                        BTreeSet::new()
+                    }
                 })
                 .collect(),
         }
@@ -61,7 +72,53 @@ impl Index {
         dirty
     }
 
+    /// Replaces everything of one kind, but for the objects that cannot be read.
+    fn relist(
+        &mut self,
+        kind: Kind,
+        objects: Vec<Object>,
+        invalid: &[ObjectRef],
+    ) -> BTreeSet<ServiceKey> {
+        let mut gone: BTreeSet<ObjectRef> = match kind {
+            Kind::Services => self
+                .services
+                .keys()
+                .cloned()
+                .map(ObjectRef::Service)
+                .collect(),
+            Kind::EndpointSlices => self
+                .slices
+                .keys()
+                .cloned()
+                .map(ObjectRef::EndpointSlice)
+                .collect(),
+            Kind::Nodes => self.nodes.keys().cloned().map(ObjectRef::Node).collect(),
+        };
+        self.invalid.retain(|known| known.kind() != Some(kind));
+        for reference in invalid {
+            gone.remove(reference);
+            self.invalid.insert(reference.clone());
+        }
+        let mut dirty = BTreeSet::new();
+        for object in objects {
+            gone.remove(&object.reference());
+            dirty.extend(self.apply(object));
+        }
+        for reference in gone {
+            dirty.extend(self.delete(&reference));
+        }
+        dirty
+    }
+
+    /// Number of objects that are there and cannot be read.
+    pub fn invalid_len(&self) -> usize {
+        self.invalid.len()
+    }
+
     fn apply(&mut self, object: Object) -> BTreeSet<ServiceKey> {
+        if !self.invalid.is_empty() {
+            self.invalid.remove(&object.reference());
+        }
         match object {
             Object::Service(service) => {
                 let key = service.key.clone();
@@ -97,6 +154,7 @@ impl Index {
     }
 
     fn delete(&mut self, reference: &ObjectRef) -> BTreeSet<ServiceKey> {
+        self.invalid.remove(reference);
         match reference {
             ObjectRef::Service(key) => self
                 .services

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use lb_agent::model::snapshot::{Change, Object, Update};
+use lb_agent::source::Delivery;
 use lb_agent::source::manifests::folder::{Folder, Scan};
 use lb_agent::source::manifests::watch;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -30,6 +31,7 @@ fn words(changes: &[Change]) -> Vec<String> {
         Change::Apply(Object::Service(s)) => format!("+{} {}", s.key.name, s.cluster_ips[0]),
         Change::Apply(other) => format!("+{}", other.reference()),
         Change::Delete(reference) => format!("-{reference}"),
+        Change::Invalid { object, .. } => format!("!{object}"),
     };
     changes.iter().map(word).collect()
 }
@@ -219,7 +221,7 @@ fn a_folder_that_cannot_be_read_is_no_empty_folder() {
 }
 
 /// What the watch sends until it has sent `wanted`; the time limit is for a test that fails.
-fn wait_for(updates: &mut UnboundedReceiver<Update>, wanted: &str) -> Vec<String> {
+fn wait_for(updates: &mut UnboundedReceiver<Delivery>, wanted: &str) -> Vec<String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .build()
@@ -227,7 +229,7 @@ fn wait_for(updates: &mut UnboundedReceiver<Update>, wanted: &str) -> Vec<String
     let mut seen: Vec<String> = Vec::new();
     let wait = async {
         while !seen.iter().any(|word| word == wanted) {
-            match updates.recv().await.unwrap() {
+            match updates.recv().await.unwrap().update {
                 Update::Reset(objects) => {
                     let all: Vec<Change> = objects.into_iter().map(Change::Apply).collect();
                     seen.extend(words(&all));
@@ -237,6 +239,7 @@ fn wait_for(updates: &mut UnboundedReceiver<Update>, wanted: &str) -> Vec<String
                 }
                 Update::Changes(changes) => seen.extend(words(&changes)),
                 Update::Complete => seen.push("complete".to_owned()),
+                Update::Relist { kind, .. } => seen.push(format!("relist {kind:?}")),
             }
         }
     };

@@ -5,8 +5,9 @@
 //! says what each shows), `contract` asks the program for its plan, `changes` and `turns` look at
 //! single writes, `order`, `path` and `prefixes` at lookups between writes, `histories` and `faults`
 //! at everything that may have come before, `folder` at files that change, `partial` at starts on
-//! broken ones, `fuzz` at what is nearly right. `UPDATE_EXPECT=1` blesses the goldens.
+//! broken ones, `audit` at tables that others have changed, `fuzz` at what is nearly right. `UPDATE_EXPECT=1` blesses the goldens.
 
+mod audit;
 mod changes;
 mod contract;
 mod faults;

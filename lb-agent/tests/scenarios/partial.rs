@@ -11,6 +11,7 @@ use std::path::Path;
 
 use lb_agent::model::snapshot::{Change, Object, Update};
 use lb_agent::model::tables::TableContent;
+use lb_agent::source::Delivery;
 use lb_agent::source::manifests::watch;
 use proptest::prelude::*;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -84,7 +85,7 @@ fn shop() -> String {
 /// A node that follows a folder.
 struct Node {
     bench: Bench,
-    updates: UnboundedReceiver<Update>,
+    updates: UnboundedReceiver<Delivery>,
 }
 
 impl Node {
@@ -103,7 +104,7 @@ impl Node {
 
     /// Takes one update in; gives true when it says that everything can be read now.
     fn take(&mut self) -> bool {
-        let update = self.updates.blocking_recv().unwrap();
+        let update = self.updates.blocking_recv().unwrap().update;
         let complete = update == Update::Complete;
         let outcome = self.bench.take(update);
         assert_eq!(outcome.pending, 0, "an agent with broken files gets ready");

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `SRC_RANGES_V4` and `SRC_RANGES_V6`: who may dial a load balancer's address.
 //!
-//! Longest-prefix tries, written by the agent only, one entry per service port and range. The value
-//! is one byte without meaning: an entry that matches lets the source in.
+//! Longest-prefix tries, written by the agent only, one entry per service port and range. An entry
+//! that matches lets the source in; its value is the length of the range in bits (`u8`), by which
+//! the agent recognises the very entry in a lookup that finds the longest one.
 //! **Invariant:** a frontend is marked with `FrontendFlags::SOURCE_RANGES` only after its ranges
 //! are in the trie.
 

@@ -5,12 +5,14 @@
 //! Read next: the library's front page.
 
 use std::io::{self, Write as _};
+use std::net::SocketAddr;
 use std::os::unix::process::CommandExt as _;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use lb_lab::agent::find_binary;
+use lb_lab::apiserver::{self, ApiServer, Cluster, ClusterSpec, Fault};
 use lb_lab::demo::{self, Screen};
 use lb_lab::stale::{self, Found, FoundHost};
 use lb_lab::{Lab, Place, Pod, RpFilter, RuleTool, Server, Topology, TxOffload, Underlay};
@@ -38,6 +40,13 @@ enum Verb {
     /// Runs the real lb-agent (named by `LB_AGENT`, else found beside this program). Every
     /// claim is checked: the exit status is not 0 if anything is not as told.
     Demo(Demo),
+    /// Serve a generated cluster as an API server does, and obey commands on standard input
+    ///
+    /// Needs no root. Prints `listening on URL`, then takes one command per line and answers each
+    /// by one line: `change SERVICE_INDEX` moves one endpoint of that Service and tells the version
+    /// and when the event went out (`CLOCK_MONOTONIC`, ns), `changes COUNT INTERVAL_US` does so many
+    /// times, `stats` tells the server's own cost, `quit` ends it, as the end of the input does.
+    Apiserver(Apiserver),
     /// List the labs of this machine with their hosts
     List,
     /// Run a command on a host of a lab (a node, a pod, a client or the router)
@@ -90,6 +99,31 @@ struct Demo {
 }
 
 #[derive(Args)]
+struct Apiserver {
+    /// Where to listen; port 0 takes a free one
+    #[arg(long, default_value = "127.0.0.1:0")]
+    listen: SocketAddr,
+    /// Number of Services
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=1_000_000))]
+    services: u32,
+    /// Ready endpoints of each Service
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(..=1_000))]
+    endpoints_per_service: u32,
+    /// Endpoints of one more Service (the last index), in slices of 100
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=1_000_000))]
+    big_service: u32,
+    /// Name of the first of the four nodes
+    #[arg(long)]
+    node: Option<String>,
+    /// Give Services an IPv6 address and slices, too
+    #[arg(long)]
+    dual_stack: bool,
+    /// Answer streaming lists by 422, as a server without them
+    #[arg(long)]
+    no_watch_list: bool,
+}
+
+#[derive(Args)]
 struct Exec {
     /// The lab's id; not needed while there is only one
     #[arg(long)]
@@ -137,6 +171,7 @@ fn main() -> anyhow::Result<ExitCode> {
     match Cli::parse().verb {
         Verb::Up(options) => up(&options),
         Verb::Demo(options) => show_demo(&options),
+        Verb::Apiserver(options) => serve_api(options),
         Verb::List => list(),
         Verb::Exec(exec) => enter(&exec),
         Verb::Clean => clean(),
@@ -260,6 +295,26 @@ fn show_demo(options: &Demo) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::FAILURE)
         }
     }
+}
+
+fn serve_api(options: Apiserver) -> anyhow::Result<ExitCode> {
+    let server = ApiServer::start(options.listen)?;
+    if options.no_watch_list {
+        server.fault(Fault::RefuseWatchList);
+    }
+    let spec = ClusterSpec {
+        services: options.services.try_into()?,
+        endpoints_per_service: options.endpoints_per_service.try_into()?,
+        big_service: options.big_service.try_into()?,
+        node: options.node,
+        dual_stack: options.dual_stack,
+    };
+    let mut cluster = Cluster::generate(&server, spec);
+    let mut out = io::stdout().lock();
+    writeln!(out, "listening on {}", server.url())?;
+    out.flush()?;
+    apiserver::converse(&server, &mut cluster, io::stdin().lock(), out)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn list() -> anyhow::Result<ExitCode> {

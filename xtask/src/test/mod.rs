@@ -56,7 +56,7 @@ enum Level {
     All(Filter),
     /// Pure functions: tables and property tests beside the code, examples in the documentation
     Unit(Filter),
-    /// Scenarios: Kubernetes YAML in, the text of the tables out
+    /// Scenarios: Kubernetes YAML in, the text of the tables out; API servers that misbehave
     Golden(Filter),
     /// The verifier gate, and packets through the programs in the kernel (needs `CAP_BPF`)
     Bpf(Filter),
@@ -80,8 +80,8 @@ struct Stage {
     has_examples: bool,
 }
 
-/// Tests that need no kernel; all others of lb-agent load programs into it.
-const GOLDEN_TESTS: [&str; 1] = ["scenarios"];
+/// Tests that need no privileges; all others of lb-agent load programs, and of lb-lab make namespaces.
+const GOLDEN_TESTS: [&str; 3] = ["scenarios", "apiserver", "kubernetes"];
 
 const UNIT: Stage = Stage {
     name: "unit",
@@ -92,16 +92,14 @@ const UNIT: Stage = Stage {
 };
 const GOLDEN: Stage = Stage {
     name: "golden",
-    expression: "not package(lb-lab) & kind(test) & binary(=scenarios)",
-    selects: |package, kind, name| {
-        package != "lb-lab" && kind == "test" && GOLDEN_TESTS.contains(&name)
-    },
+    expression: "kind(test) & (binary(=scenarios) | binary(=apiserver) | binary(=kubernetes))",
+    selects: |_, kind, name| kind == "test" && GOLDEN_TESTS.contains(&name),
     needs_privileges: false,
     has_examples: false,
 };
 const BPF: Stage = Stage {
     name: "bpf",
-    expression: "not package(lb-lab) & kind(test) & not binary(=scenarios)",
+    expression: "not package(lb-lab) & kind(test) & not (binary(=scenarios) | binary(=kubernetes))",
     selects: |package, kind, name| {
         package != "lb-lab" && kind == "test" && !GOLDEN_TESTS.contains(&name)
     },
@@ -110,8 +108,8 @@ const BPF: Stage = Stage {
 };
 const NET: Stage = Stage {
     name: "net",
-    expression: "package(lb-lab)",
-    selects: |package, _, _| package == "lb-lab",
+    expression: "package(lb-lab) & not binary(=apiserver)",
+    selects: |package, _, name| package == "lb-lab" && !GOLDEN_TESTS.contains(&name),
     needs_privileges: true,
     has_examples: false,
 };

@@ -12,17 +12,17 @@ pub mod folder;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind};
 use notify::{RecursiveMode, Watcher as _};
-use tokio::sync::mpsc::UnboundedSender;
 use tracing::{debug, error, info, warn};
 
 pub use document::{Problem, Severity};
 use folder::{Folder, FolderError, Scan};
 
 use crate::model::snapshot::{Object, Update};
+use crate::source::{Delivery, Updates};
 
 /// How often the folder is looked at without an event: links out of the folder and some file
 /// systems give none.
@@ -71,18 +71,19 @@ pub fn parse(name: &str, text: &str) -> (Vec<Object>, Vec<Problem>) {
 
 /// Reads the folder, sends all of it to `updates`, and then every change, until `updates` is
 /// closed. Problems go to the log.
-pub fn watch(path: &Path, updates: UnboundedSender<Update>) -> Result<(), WatchError> {
+pub fn watch(path: &Path, updates: Updates) -> Result<(), WatchError> {
     let (events, wake) = mpsc::channel();
     let mut folder = Folder::new(path);
     let watch = FolderWatch::new(path, events)?;
     // The watch comes first, so that no change falls between the two.
+    let received = Instant::now();
     let scan = folder.scan()?;
     report(&scan);
     let objects = folder.objects();
     info!("read {} objects from {}", objects.len(), path.display());
     let unreadable = folder.unreadable();
     let partial = !unreadable.is_empty();
-    let first = if partial {
+    let update = if partial {
         Update::Partial {
             objects,
             unreadable,
@@ -91,7 +92,7 @@ pub fn watch(path: &Path, updates: UnboundedSender<Update>) -> Result<(), WatchE
         Update::Reset(objects)
     };
     // A closed channel means that the agent is about to end; the thread finds out by itself.
-    drop(updates.send(first));
+    drop(updates.send(Delivery { received, update }));
     let follower = Follower {
         partial,
         folder,
@@ -195,7 +196,7 @@ struct Follower {
     folder: Folder,
     watch: FolderWatch,
     wake: mpsc::Receiver<()>,
-    updates: UnboundedSender<Update>,
+    updates: Updates,
     /// What was sent lacks what some file holds that could not be read yet.
     partial: bool,
     unsure: bool,
@@ -224,6 +225,8 @@ impl Follower {
     }
 
     fn look(&mut self) {
+        let received = Instant::now();
+        let send = |update| drop(self.updates.send(Delivery { received, update }));
         match self.folder.scan() {
             Ok(scan) => {
                 if std::mem::take(&mut self.lost) {
@@ -232,11 +235,11 @@ impl Follower {
                 report(&scan);
                 self.unsure = scan.unsure;
                 if !scan.changes.is_empty() {
-                    drop(self.updates.send(Update::Changes(scan.changes)));
+                    send(Update::Changes(scan.changes));
                 }
                 if self.partial && self.folder.unreadable().is_empty() {
                     self.partial = false;
-                    drop(self.updates.send(Update::Complete));
+                    send(Update::Complete);
                 }
             }
             Err(error) => {

@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What the agent counts, in the text format of Prometheus, and the server that shows it.
+//!
+//! Names begin with `lb_`. Labels have few values: what grows with the number of Services is a
+//! number here and a list elsewhere (`lb-agent plan`, the log, Events).
+//! **Invariant:** counting never fails and never waits; a server that cannot listen is tried again
+//! and stops nothing.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicI64, AtomicU64};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::header::CONTENT_TYPE;
+use axum::routing::get;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+use tracing::{info, warn};
+
+use crate::reconcile::audit::AuditReport;
+use crate::reconcile::{Outcome, Reconciler};
+
+/// What Prometheus calls the format.
+const TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// How often a port that something else holds is tried again.
+const BIND_AGAIN_AFTER: Duration = Duration::from_secs(5);
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Reason {
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Result {
+    result: &'static str,
+}
+
+/// The counters of one agent. Clones share them.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    registry: Arc<Mutex<Registry>>,
+    services: Gauge<i64, AtomicI64>,
+    pending: Gauge<i64, AtomicI64>,
+    invalid: Gauge<i64, AtomicI64>,
+    warnings: Family<Reason, Gauge<i64, AtomicI64>>,
+    writes: Counter<u64, AtomicU64>,
+    audited: Family<Result, Counter<u64, AtomicU64>>,
+    audits: Counter<u64, AtomicU64>,
+    update_seconds: Histogram,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// Counters that stand at zero.
+    pub fn new() -> Self {
+        // 20 us to 1.3 s, each bound twice the one before.
+        let update_seconds = Histogram::new(exponential_buckets(20e-6, 2.0, 17));
+        let metrics = Self {
+            registry: Arc::default(),
+            services: Gauge::default(),
+            pending: Gauge::default(),
+            invalid: Gauge::default(),
+            warnings: Family::default(),
+            writes: Counter::default(),
+            audited: Family::default(),
+            audits: Counter::default(),
+            update_seconds,
+        };
+        metrics.register();
+        metrics
+    }
+
+    fn register(&self) {
+        let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = registry.sub_registry_with_prefix("lb");
+        all.register("services", "Services that are known", self.services.clone());
+        all.register(
+            "services_pending",
+            "Services whose writes wait for another try",
+            self.pending.clone(),
+        );
+        all.register(
+            "objects_invalid",
+            "Objects that cannot be read and whose last good state is in force",
+            self.invalid.clone(),
+        );
+        all.register(
+            "service_warnings",
+            "Warnings about Services that are in force, by reason",
+            self.warnings.clone(),
+        );
+        all.register(
+            "table_writes",
+            "Entries put into or deleted from the maps",
+            self.writes.clone(),
+        );
+        all.register(
+            "audit_entries",
+            "Entries that an audit found to differ from the plan, by what became of them",
+            self.audited.clone(),
+        );
+        all.register("audits", "Audits of all maps", self.audits.clone());
+        all.register_with_unit(
+            "update_duration",
+            "From the arrival of an update to the last write for it",
+            Unit::Seconds,
+            self.update_seconds.clone(),
+        );
+    }
+
+    /// Takes note of one pass of the reconciler.
+    pub fn pass(&self, outcome: Outcome, reconciler: &Reconciler) {
+        let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        self.services.set(number(reconciler.services_len()));
+        self.pending.set(number(outcome.pending));
+        self.invalid.set(number(reconciler.invalid_len()));
+        self.writes
+            .inc_by(u64::try_from(outcome.changes).unwrap_or(u64::MAX));
+        for (reason, count) in reconciler.warnings_by_reason() {
+            self.warnings
+                .get_or_create(&Reason { reason })
+                .set(number(*count));
+        }
+    }
+
+    /// Takes note of the time from the arrival of an update to its last write.
+    pub fn updated(&self, took: Duration) {
+        self.update_seconds.observe(took.as_secs_f64());
+    }
+
+    /// Takes note of what an audit has found.
+    pub fn audited(&self, report: AuditReport) {
+        for (result, count) in [
+            ("restored", report.restored),
+            ("removed", report.removed),
+            ("failed", report.failed),
+        ] {
+            self.audited.get_or_create(&Result { result }).inc_by(count);
+        }
+        self.audits.inc();
+    }
+
+    /// Everything as text.
+    pub fn text(&self) -> String {
+        let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut text = String::new();
+        // Writing to a String cannot fail.
+        encode(&mut text, &registry).ok();
+        text
+    }
+
+    /// Serves `/metrics` at `address` for as long as the runtime lives.
+    pub async fn serve(self, address: SocketAddr) {
+        let mut told = false;
+        let listener = loop {
+            match tokio::net::TcpListener::bind(address).await {
+                Ok(listener) => break listener,
+                Err(error) => {
+                    if !std::mem::replace(&mut told, true) {
+                        warn!("listen at {address} for metrics: {error}; trying again");
+                    }
+                    tokio::time::sleep(BIND_AGAIN_AFTER).await;
+                }
+            }
+        };
+        info!("metrics at http://{address}/metrics");
+        let metrics = move || {
+            let text = self.text();
+            async move { ([(CONTENT_TYPE, TYPE)], text) }
+        };
+        let app = Router::new().route("/metrics", get(metrics));
+        if let Err(error) = axum::serve(listener, app).await {
+            warn!("serve metrics: {error}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_names_what_was_counted_with_help_and_unit() {
+        let metrics = Metrics::new();
+        metrics.audited(AuditReport {
+            restored: 2,
+            ..AuditReport::default()
+        });
+        metrics.updated(Duration::from_micros(90));
+        let text = metrics.text();
+        for line in [
+            "lb_audit_entries_total{result=\"restored\"} 2",
+            "lb_update_duration_seconds_count 1",
+            "# UNIT lb_update_duration_seconds seconds",
+            "# HELP lb_services_pending ",
+        ] {
+            assert!(text.contains(line), "{line} in:\n{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_port_that_is_taken_is_waited_for() {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap();
+        let served = tokio::spawn(Metrics::new().serve(address));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(!served.is_finished());
+        served.abort();
+    }
+}

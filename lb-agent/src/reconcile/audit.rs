@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The audit: does the kernel still hold what the mirror says?
+//!
+//! Somebody may have changed a pinned map behind the agent's back. An audit looks at a few services
+//! at a time, so that a change never waits for it, and mends whatever differs.
+//! **Invariant:** the mirror is right and the tables are mended, never the other way round; what
+//! belongs to an earlier process is in the mirror as well and stays until it is pruned.
+
+use tracing::warn;
+
+use super::Reconciler;
+use crate::diff::diff;
+use crate::error_chain;
+use crate::model::tables::{Op, TableContent};
+use crate::tables::Tables;
+
+/// What an audit has found so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AuditReport {
+    /// Entries that were missing or had another value, and were written again.
+    pub restored: u64,
+    /// Entries that nobody planned, and were removed.
+    pub removed: u64,
+    /// Entries that could not be read or mended; the next audit finds them again.
+    pub failed: u64,
+}
+
+impl AuditReport {
+    /// Entries that differed.
+    pub fn drift(&self) -> u64 {
+        self.restored + self.removed + self.failed
+    }
+}
+
+/// An audit that is going on.
+#[derive(Debug, Default)]
+pub struct Audit {
+    /// The service id that was looked at last; 0 before the first.
+    last: u32,
+    report: AuditReport,
+}
+
+impl Reconciler {
+    /// Looks at the next `services` service ids; answers with the report once all were looked at.
+    pub fn audit_step(
+        &self,
+        audit: &mut Audit,
+        services: usize,
+        tables: &mut impl Tables,
+    ) -> Option<AuditReport> {
+        for _ in 0..services {
+            let Some((id, part)) = self.mirror.next_part(audit.last) else {
+                return Some(audit.report);
+            };
+            audit.last = id;
+            restore(part, &mut audit.report, tables);
+        }
+        None
+    }
+
+    /// Removes those of `found`, entries that a walk over the tables has met, that nobody planned.
+    /// They may have been met a while ago.
+    pub fn audit_strangers(&self, found: &[Op], tables: &mut impl Tables) -> AuditReport {
+        let mut report = AuditReport::default();
+        let strangers = found.iter().filter(|op| !self.mirror.has(op));
+        let mut content = TableContent::default();
+        strangers.for_each(|op| content.apply(op));
+        // ORDER: as planned removals are, so that nobody is led to what goes next.
+        for op in diff(&content, &TableContent::default()) {
+            remove(&op, &mut report, tables);
+        }
+        report
+    }
+
+    /// Walks over the tables and mends everything at once, for callers that can wait.
+    pub fn audit(&self, tables: &mut impl Tables) -> AuditReport {
+        let mut audit = Audit::default();
+        self.audit_step(&mut audit, usize::MAX, tables);
+        let mut report = audit.report;
+        let mut found = Vec::new();
+        if let Err(error) = tables.walk(&mut |op| found.push(op)) {
+            warn!(error = %error_chain(&error), "audit");
+            report.failed += 1;
+        }
+        let strangers = self.audit_strangers(&found, tables);
+        report.removed += strangers.removed;
+        report.failed += strangers.failed;
+        report
+    }
+}
+
+/// Writes again what is missing or differs, in the order in which it was written first.
+fn restore(part: &TableContent, report: &mut AuditReport, tables: &mut impl Tables) {
+    for put in diff(&TableContent::default(), part) {
+        match tables.holds(&put) {
+            Ok(true) => {}
+            Ok(false) => match tables.apply(&put) {
+                Ok(()) => {
+                    report.restored += 1;
+                    warn!("audit: {put} again, it was missing or different");
+                }
+                Err(error) => {
+                    report.failed += 1;
+                    warn!(error = %error_chain(&error), "audit");
+                }
+            },
+            Err(error) => {
+                report.failed += 1;
+                warn!(error = %error_chain(&error), "audit");
+            }
+        }
+    }
+}
+
+fn remove(deletion: &Op, report: &mut AuditReport, tables: &mut impl Tables) {
+    match tables.holds(deletion) {
+        // It is gone already: it was met before a planned removal.
+        Ok(true) => {}
+        Ok(false) => match tables.apply(deletion) {
+            Ok(()) => {
+                report.removed += 1;
+                warn!("audit: {deletion}, nobody planned it");
+            }
+            Err(error) => {
+                report.failed += 1;
+                warn!(error = %error_chain(&error), "audit");
+            }
+        },
+        Err(error) => {
+            report.failed += 1;
+            warn!(error = %error_chain(&error), "audit");
+        }
+    }
+}

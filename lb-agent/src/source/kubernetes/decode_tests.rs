@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Lines and pages as servers write them, in every order of keys, and as they should not.
+#![expect(clippy::wildcard_enum_match_arm, reason = "helpers of tests")]
+
+use super::*;
+
+const SLICE: &str = r#"{"kind":"EndpointSlice","metadata":{"name":"web-x","namespace":"shop","resourceVersion":"41","uid":"u","labels":{"kubernetes.io/service-name":"web"},"annotations":null,"managedFields":[{"fieldsV1":{"f:endpoints":{}}}],"ownerReferences":[{"name":"web"}]},"addressType":"IPv4","endpoints":[{"addresses":["10.1.0.1"],"conditions":{"ready":true},"nodeName":"n"}],"ports":[{"port":80,"protocol":"TCP"}],"unknown":[1,{"a":2}]}"#;
+
+fn applied(line: &str) -> (Item, Option<String>) {
+    let Event::Applied(item, version) = event::<EndpointSlice>(line.as_bytes()).unwrap() else {
+        panic!("{line}");
+    };
+    (item, version)
+}
+
+#[test]
+fn the_order_of_keys_and_white_space_do_not_matter() {
+    let lines = [
+        format!(r#"{{"type":"ADDED","object":{SLICE}}}"#),
+        format!(r#"{{"type":"MODIFIED","object":{SLICE}}}"#),
+        format!(r#"{{"object":{SLICE},"type":"ADDED"}}"#),
+        format!(" {{ \"type\" : \"ADDED\", \"object\" : {SLICE} }} \r"),
+    ];
+    for line in lines {
+        let (item, version) = applied(&line);
+        assert_eq!(version.as_deref(), Some("41"), "{line}");
+        let Ok(Some(Object::EndpointSlice(slice))) = item.object else {
+            panic!("{line}: {:?}", item.object);
+        };
+        assert_eq!(slice.service, Some(ServiceKey::new("shop", "web")));
+        assert_eq!(slice.endpoints.len(), 1);
+    }
+}
+
+#[test]
+fn a_slice_of_names_means_nothing_and_is_not_wrong() {
+    let line = SLICE.replace("IPv4", "FQDN");
+    let (item, _) = applied(&format!(r#"{{"type":"ADDED","object":{line}}}"#));
+    assert_eq!(item.object, Ok(None));
+}
+
+#[test]
+fn what_is_wrong_with_an_object_is_named_by_its_field() {
+    let form = SLICE.replace(r#""port":80"#, r#""port":"http""#);
+    let value = SLICE.replace(r#""addressType":"IPv4""#, r#""addressType":"IPv7""#);
+    let wanted = [
+        (
+            form,
+            "ports[0].port: invalid type: string \"http\", expected i32",
+        ),
+        (value, "addressType: unknown address type \"IPv7\""),
+    ];
+    for (object, wanted) in wanted {
+        let (item, version) = applied(&format!(r#"{{"type":"ADDED","object":{object}}}"#));
+        let message = item.object.unwrap_err();
+        assert!(message.starts_with(wanted), "{message}");
+        assert_eq!(item.reference.to_string(), "EndpointSlice shop/web-x");
+        assert_eq!(
+            version.as_deref(),
+            Some("41"),
+            "the stream goes on from there"
+        );
+    }
+}
+
+#[test]
+fn objects_that_are_wrong_leave_their_neighbours_on_a_page_alone() {
+    let wrong = SLICE.replace(r#""endpoints":["#, r#""endpoints":[7,"#);
+    let nameless = SLICE.replace("web-x", "");
+    let text = format!(
+        r#"{{"items":[{SLICE},{wrong},{nameless},{{}}],"metadata":{{"resourceVersion":"50","continue":"","remainingItemCount":3}},"kind":"EndpointSliceList"}}"#
+    );
+    let page = page::<EndpointSlice>(text.as_bytes()).unwrap();
+    assert_eq!(page.version.as_deref(), Some("50"));
+    assert_eq!(page.continue_token, None);
+    assert_eq!(page.nameless.len(), 2);
+    assert!(page.items[0].object.is_ok() && page.items[1].object.is_err());
+}
+
+#[test]
+fn an_empty_page_may_have_no_items_and_a_status_is_no_page() {
+    let empty = r#"{"metadata":{"resourceVersion":"5"},"items":null}"#;
+    assert_eq!(page::<Service>(empty.as_bytes()).unwrap().items, []);
+    let status = r#"{"kind":"Status","metadata":{},"status":"Failure"}"#;
+    let page = page::<Service>(status.as_bytes()).unwrap();
+    assert_eq!(page.version, None, "a page without a version is refused");
+}
+
+#[test]
+fn only_our_annotations_are_kept() {
+    let text = r#"{"a":{"not":"text"},"lb-agent/algorithm":"random","b":"c"}"#;
+    let ours: Ours = serde_json::from_str(text).unwrap();
+    let kept: Vec<_> = ours.0.into_iter().collect();
+    assert_eq!(
+        kept,
+        [("lb-agent/algorithm".to_owned(), "random".to_owned())]
+    );
+}
+
+#[test]
+fn a_bookmark_and_an_error_are_told_apart() {
+    let mark = r#"{"type":"BOOKMARK","object":{"metadata":{"resourceVersion":"9","annotations":{"k8s.io/initial-events-end":"true"}}}}"#;
+    let Event::Bookmark(Some(version), true) = event::<Node>(mark.as_bytes()).unwrap() else {
+        panic!("{mark}");
+    };
+    assert_eq!(version, "9");
+    let plain = mark.replace("initial-events-end", "else");
+    let found = event::<Node>(plain.as_bytes()).unwrap();
+    assert!(matches!(found, Event::Bookmark(Some(_), false)));
+    let error = r#"{"type":"ERROR","object":{"kind":"Status","code":410,"message":"m"}}"#;
+    let found = event::<Node>(error.as_bytes()).unwrap();
+    assert!(matches!(found, Event::Ended(status) if status.code == 410));
+}

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What is recorded is there after a restart; what cannot be read is not guessed.
+
+use std::fs;
+
+use super::*;
+use crate::model::endpoint::{EndpointSlice, SliceKey};
+use crate::model::service::IpFamily;
+use crate::model::service::{Node, ServiceKey};
+
+fn node(name: &str, zone: &str) -> Object {
+    Object::Node(Node {
+        name: name.to_owned(),
+        addresses: Vec::new(),
+        pod_cidrs: Vec::new(),
+        zone: Some(zone.to_owned()),
+    })
+}
+
+fn slice(name: &str) -> Object {
+    Object::EndpointSlice(EndpointSlice {
+        key: SliceKey {
+            namespace: "default".to_owned(),
+            name: name.to_owned(),
+        },
+        service: Some(ServiceKey::new("default", name)),
+        family: IpFamily::V4,
+        skipped: false,
+        ports: Vec::new(),
+        endpoints: Vec::new(),
+        rejected: Vec::new(),
+    })
+}
+
+fn apply(object: Object) -> Update {
+    Update::Changes(vec![Change::Apply(object)])
+}
+
+fn relist(kind: Kind, objects: Vec<Object>, invalid: Vec<ObjectRef>) -> Update {
+    Update::Relist {
+        kind,
+        objects,
+        invalid,
+    }
+}
+
+/// Records updates and ends.
+fn session(folder: &Path, updates: &[Update]) -> Vec<Object> {
+    let (state, before) = State::open(folder).unwrap();
+    for update in updates {
+        state.record(update);
+    }
+    state.wait();
+    before
+}
+
+fn file(folder: &Path) -> PathBuf {
+    folder.join("objects.jsonl")
+}
+
+#[test]
+fn what_was_known_last_is_known_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("made/on/demand");
+    let updates = [
+        Update::Reset(vec![node("a", "1"), node("b", "1"), slice("x")]),
+        apply(node("a", "2")),
+        Update::Changes(vec![Change::Delete(node("b", "").reference())]),
+        apply(node("c", "1")),
+    ];
+    assert_eq!(session(&path, &updates), []);
+    let expected = vec![slice("x"), node("a", "2"), node("c", "1")];
+    assert_eq!(session(&path, &[]), expected);
+    assert_eq!(session(&path, &[]), expected, "reading changes nothing");
+}
+
+#[test]
+fn a_list_replaces_its_kind_but_for_what_cannot_be_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let updates = [
+        Update::Reset(vec![node("a", "1"), node("b", "1"), slice("x")]),
+        relist(
+            Kind::Nodes,
+            vec![node("c", "1")],
+            vec![node("b", "").reference()],
+        ),
+    ];
+    session(folder.path(), &updates);
+    let expected = vec![slice("x"), node("b", "1"), node("c", "1")];
+    assert_eq!(session(folder.path(), &[]), expected);
+    session(folder.path(), &[Update::Reset(vec![slice("y")])]);
+    assert_eq!(session(folder.path(), &[]), [slice("y")]);
+}
+
+#[test]
+fn a_torn_last_line_costs_that_line_only() {
+    let folder = tempfile::tempdir().unwrap();
+    session(
+        folder.path(),
+        &[Update::Reset(vec![node("a", "1")]), apply(node("b", "1"))],
+    );
+    let whole = fs::read(file(folder.path())).unwrap();
+    let last = whole[..whole.len() - 1]
+        .iter()
+        .rposition(|b| *b == b'\n')
+        .unwrap()
+        + 1;
+    for cut in last..whole.len() {
+        fs::write(file(folder.path()), &whole[..cut]).unwrap();
+        let before = session(folder.path(), &[apply(node("c", "1"))]);
+        assert_eq!(before, [node("a", "1")], "cut to {cut} bytes");
+        let after = session(folder.path(), &[]);
+        assert_eq!(
+            after,
+            [node("a", "1"), node("c", "1")],
+            "cut to {cut} bytes"
+        );
+    }
+}
+
+#[test]
+fn a_file_cut_anywhere_gives_what_was_known_at_some_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = vec![node("a", "1"), node("b", "1"), slice("x")];
+    session(folder.path(), &[Update::Reset(first.clone())]);
+    session(folder.path(), &[Update::Reset(vec![node("c", "1")])]);
+    let whole = fs::read(file(folder.path())).unwrap();
+    let first = vec![slice("x"), node("a", "1"), node("b", "1")];
+    for cut in 0..=whole.len() {
+        fs::write(file(folder.path()), &whole[..cut]).unwrap();
+        let found = session(folder.path(), &[]);
+        let known = [vec![], first.clone(), vec![node("c", "1")]];
+        assert!(known.contains(&found), "cut to {cut} bytes: {found:?}");
+    }
+}
+
+#[test]
+fn garbage_and_other_versions_are_survived() {
+    let folder = tempfile::tempdir().unwrap();
+    let other = "{\"lbAgentState\":999}\n{\"apply\":{}}\n";
+    for text in ["", "\n", "garbage", "\0\0\0\0\n\0", "{}\n", other] {
+        fs::write(file(folder.path()), text).unwrap();
+        assert_eq!(session(folder.path(), &[apply(slice("x"))]), [], "{text:?}");
+        assert_eq!(session(folder.path(), &[]), [slice("x")], "{text:?}");
+    }
+    let mut text = fs::read(file(folder.path())).unwrap();
+    text.extend_from_slice(b"\xff\xfe garbage in the middle\n{\"delete\":{\"Node\":\"a\"}}\n");
+    fs::write(file(folder.path()), text).unwrap();
+    assert_eq!(session(folder.path(), &[]), [slice("x")]);
+}
+
+#[test]
+fn the_file_is_written_anew_when_most_of_it_is_dead() {
+    let folder = tempfile::tempdir().unwrap();
+    let (state, _) = State::open(folder.path()).unwrap();
+    state.record(&Update::Reset(vec![slice("x")]));
+    for zone in 0..10_000 {
+        state.record(&apply(node("a", &zone.to_string())));
+    }
+    state.wait();
+    let length = fs::metadata(file(folder.path())).unwrap().len();
+    assert!(length < 128 * 1024, "{length} bytes for two objects");
+    drop(state);
+    let expected = [slice("x"), node("a", "9999")];
+    assert_eq!(session(folder.path(), &[]), expected);
+}

@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Streams after the first list: order, versions, ends, silence.
+
+use std::time::Duration;
+
+use crate::server::{Reply, Request, Server, Step, line, status};
+use crate::support::{Following, added, bookmark, event, modified, nothing, patience, service};
+
+/// A server whose stream of Services is listed once and then goes on as `later` says.
+async fn server(mut later: impl FnMut(&Request) -> Reply + Send + 'static) -> Server {
+    let mut listed = false;
+    Server::start(move |request| {
+        if !request.is("services") {
+            return nothing(request);
+        }
+        if !std::mem::replace(&mut listed, true) {
+            let lines = [added("a", 5, 80), bookmark(9, true)];
+            return Reply::steps(
+                lines
+                    .map(line)
+                    .into_iter()
+                    .chain([Step::Wait(Duration::from_millis(1_100)), Step::End]),
+            );
+        }
+        later(request)
+    })
+    .await
+}
+
+fn from(version: &str) -> impl Fn(&Request) -> bool {
+    let parameter = format!("resourceVersion={version}");
+    move |request| request.is("services") && request.has(&parameter)
+}
+
+#[tokio::test]
+async fn a_stream_that_ends_goes_on_where_it_was() {
+    let mut stream = Some(Reply::lines([modified("a", 10, 81)]));
+    let server = server(move |_| stream.take().unwrap()).await;
+    let mut source = Following::start(&server.url).await;
+    assert_eq!(source.next().await, "reset a:80");
+    assert_eq!(source.next().await, "+a:81");
+    source.nothing().await;
+    assert_eq!(server.count(from("9")), 1);
+}
+
+#[tokio::test]
+async fn events_are_handed_on_in_the_order_of_the_stream() {
+    let lines = [
+        modified("a", 10, 81),
+        modified("a", 10, 81),
+        modified("a", 7, 80),
+        event("DELETED", service("a", 12, "80")),
+        added("a", 11, 82),
+    ];
+    let server = server(move |_| Reply::lines(&lines)).await;
+    let mut source = Following::start(&server.url).await;
+    assert_eq!(source.next().await, "reset a:80");
+    let mut seen = Vec::new();
+    while seen.len() < 5 {
+        let next = source.next().await;
+        seen.extend(next.split(' ').map(str::to_owned));
+    }
+    assert_eq!(seen, ["+a:81", "+a:81", "+a:80", "-a", "+a:82"]);
+}
+
+#[tokio::test]
+async fn a_bookmark_moves_the_version_on_and_half_a_line_does_not() {
+    let half = &modified("a", 60, 99)[..150];
+    let half = half.to_owned();
+    let mut streams = 0;
+    let server = server(move |_| {
+        streams += 1;
+        match streams {
+            1 => Reply::steps([
+                line(bookmark(50, false)),
+                line(bookmark(50, false)),
+                Step::Bytes(half.clone()),
+                Step::Abort,
+            ]),
+            _ => Reply::lines([modified("a", 61, 81)]),
+        }
+    })
+    .await;
+    let mut source = Following::start(&server.url).await;
+    assert_eq!(source.next().await, "reset a:80");
+    assert_eq!(source.next().await, "+a:81");
+    assert_eq!(server.count(from("50")), 1);
+}
+
+#[tokio::test]
+async fn a_silent_stream_is_opened_again() {
+    let mut streams = 0;
+    let server = server(move |_| {
+        streams += 1;
+        match streams {
+            // Bookmarks and then none: the connection is dead.
+            1 => Reply::lines([bookmark(50, false)]),
+            // Nothing at all for longer than the server was asked to keep it open.
+            2 => Reply::steps([]),
+            _ => Reply::lines([modified("a", 61, 81)]),
+        }
+    })
+    .await;
+    let mut patience = patience();
+    patience.stream_secs = (2, 2);
+    let mut source = Following::with(&server.url, |_| {}, patience).await;
+    assert_eq!(source.next().await, "reset a:80");
+    assert_eq!(source.next().await, "+a:81");
+    assert_eq!(server.count(from("50")), 2);
+}
+
+#[tokio::test]
+async fn a_list_after_gone_replaces_the_kind_in_one_step() {
+    let mut asked = 0;
+    let server = server(move |request| {
+        asked += 1;
+        match asked {
+            1 => Reply::lines([event("ERROR", status(410, "too old resource version"))]),
+            // The new list breaks in the middle: nothing of it counts.
+            2 => Reply::steps([line(added("b", 20, 80)), Step::Abort]),
+            _ if request.wants_initial_events() => {
+                let lines = [added("c", 20, 80), added("d", 21, 80), bookmark(30, true)];
+                Reply::lines(lines)
+            }
+            _ => Reply::steps([]),
+        }
+    })
+    .await;
+    let mut source = Following::start(&server.url).await;
+    assert_eq!(source.next().await, "reset a:80");
+    assert_eq!(source.next().await, "relist Services c:80 d:80");
+    source.nothing().await;
+}
+
+#[tokio::test]
+async fn a_version_that_the_server_does_not_know_leads_to_a_list() {
+    for answer in [
+        Reply::status(410, "gone"),
+        Reply::status(504, "Too large resource version: 9, current: 3"),
+        Reply::status(400, "invalid resource version"),
+        Reply::lines(["{\"type\":\"ADDED\",\"object\":{{{"]),
+    ] {
+        let mut answer = Some(answer);
+        let server = server(move |request| match answer.take() {
+            Some(reply) => reply,
+            None if request.wants_initial_events() => {
+                Reply::lines([added("b", 2, 80), bookmark(3, true)])
+            }
+            None => Reply::steps([]),
+        })
+        .await;
+        let mut source = Following::start(&server.url).await;
+        assert_eq!(source.next().await, "reset a:80");
+        assert_eq!(source.next().await, "relist Services b:80");
+    }
+}
