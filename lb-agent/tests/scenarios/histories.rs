@@ -55,7 +55,10 @@ fn shuffled<T>(all: Vec<T>, mut seed: u64) -> Vec<T> {
 fn concerns(change: &Change) -> Option<String> {
     let reference = match change {
         Change::Apply(object) => object.reference(),
-        Change::Delete(reference) => reference.clone(),
+        Change::Delete(reference)
+        | Change::Invalid {
+            object: reference, ..
+        } => reference.clone(),
     };
     match reference {
         ObjectRef::Service(key) | ObjectRef::Endpoints(key) => Some(key.name),
@@ -85,7 +88,7 @@ impl Register {
                 Op::V6(TableOp::PutBackend(id, b)) => {
                     (id, b.service, b.epoch, IpAddr::from(b.address), b.port)
                 }
-                _ => continue,
+                Op::V4(_) | Op::V6(_) | Op::PutSlot(..) | Op::DeleteSlot(_) => continue,
             };
             let identity = (service, address, port);
             if let Some(known) = self.used.insert((id, epoch), identity) {
@@ -179,7 +182,7 @@ fn run(settings: &Settings, history: &[(World, Telling)]) -> Result<(), TestCase
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: 300,
+        cases: 200,
         failure_persistence: None,
         ..ProptestConfig::default()
     })]
