@@ -6,7 +6,7 @@ pub mod cli;
 pub mod config;
 pub mod datapath;
 pub mod diff;
-pub mod metrics;
+pub mod memory;
 pub mod model;
 pub mod notify;
 pub mod plan;

@@ -8,9 +8,10 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use lb_agent::cli::Cli;
-use lb_agent::telemetry;
+use lb_agent::{memory, telemetry};
 
 fn main() -> ExitCode {
+    memory::share_one_arena();
     let cli = Cli::parse();
     telemetry::start(cli.log_format());
     match cli.execute() {

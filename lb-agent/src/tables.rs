@@ -7,6 +7,7 @@
 //! **Invariant:** an implementation carries out single writes and decides nothing.
 
 use std::collections::BTreeSet;
+use std::fmt;
 
 use crate::diff::diff;
 use crate::model::tables::{Op, TableContent, TableOp};
@@ -28,13 +29,42 @@ pub trait Tables {
         self.walk(&mut |op| content.apply(&op))?;
         Ok(content)
     }
+
+    /// The map of this name had no room for a write: makes room if that is possible. It may take
+    /// a while; the write is tried again later.
+    fn relieve(&mut self, _full: &'static str) {}
+}
+
+/// What becomes of a map that is full.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Growth {
+    /// It stays as it is.
+    #[default]
+    None,
+    /// A larger one is being made.
+    UnderWay,
+    /// It has as many entries as it may have.
+    AtLimit,
+    /// No larger one could be made, for this reason; it is tried again.
+    Failed(String),
+}
+
+impl fmt::Display for Growth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => Ok(()),
+            Self::UnderWay => f.write_str("; a larger one is being made"),
+            Self::AtLimit => f.write_str(", the most that it may have"),
+            Self::Failed(why) => write!(f, "; making a larger one failed: {why}"),
+        }
+    }
 }
 
 /// A write that did not happen. Both kinds are worth another try later.
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
-    /// The map has no room: fewer objects, or a larger limit, are needed.
-    #[error("{op}: map {map} is full ({limit} entries)")]
+    /// The map has no room: it grows, or fewer objects are needed.
+    #[error("{op}: map {map} is full ({limit} entries{growth})")]
     Full {
         /// The pinned name of the map.
         map: &'static str,
@@ -42,6 +72,8 @@ pub enum ApplyError {
         limit: u32,
         /// The write in words.
         op: String,
+        /// What becomes of the map.
+        growth: Growth,
     },
     /// The kernel refused.
     #[error("{op}: write map {map}")]
@@ -58,11 +90,20 @@ pub enum ApplyError {
 
 impl ApplyError {
     /// The write `op` found no room in its map of `limit` entries.
-    pub fn full(op: &Op, limit: u32) -> Self {
+    pub fn full(op: &Op, limit: u32, growth: Growth) -> Self {
         Self::Full {
             map: op.map(),
             limit,
             op: op.to_string(),
+            growth,
+        }
+    }
+
+    /// The map that had no room, if that was it.
+    pub fn full_map(&self) -> Option<&'static str> {
+        match self {
+            Self::Full { map, .. } => Some(map),
+            Self::Io { .. } => None,
         }
     }
 
@@ -179,7 +220,7 @@ impl Tables for Memory {
         if let (Some(limit), Some(entries)) = (self.limit, self.entries_before(op))
             && entries >= usize::try_from(limit).unwrap_or(usize::MAX)
         {
-            return Err(ApplyError::full(op, limit));
+            return Err(ApplyError::full(op, limit, Growth::None));
         }
         self.content.apply(op);
         self.log.push(*op);
@@ -195,5 +236,36 @@ impl Tables for Memory {
 
     fn holds(&self, put: &Op) -> Result<bool, DumpError> {
         Ok(self.content.holds(put))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lb_common::abi::SlotKey;
+
+    #[test]
+    fn a_full_map_is_told_with_its_size_and_what_becomes_of_it() {
+        let op = Op::PutSlot(SlotKey::cluster(3, 0), 1);
+        for (growth, end) in [
+            (Growth::None, "full (64 entries)"),
+            (
+                Growth::UnderWay,
+                "full (64 entries; a larger one is being made)",
+            ),
+            (
+                Growth::AtLimit,
+                "full (64 entries, the most that it may have)",
+            ),
+            (
+                Growth::Failed("no memory".to_owned()),
+                "full (64 entries; making a larger one failed: no memory)",
+            ),
+        ] {
+            let error = ApplyError::full(&op, 64, growth);
+            assert_eq!(error.full_map(), Some("SLOTS"));
+            let sentence = error.to_string();
+            assert!(sentence.ends_with(end), "{sentence}");
+        }
     }
 }

@@ -7,6 +7,7 @@
 
 pub mod agent;
 pub mod apiserver;
+pub mod bench;
 mod bridged;
 mod builder;
 pub mod capture;

@@ -12,6 +12,7 @@
     reason = "tasks speak to a person"
 )]
 
+mod bench;
 mod bless;
 mod ci;
 mod demo;
@@ -50,6 +51,7 @@ enum Verb {
     Tidy(tidy::Tidy),
     Verifier(verifier::Verifier),
     Bless(bless::Bless),
+    Bench(bench::Bench),
     Miri(miri::Miri),
     Ci(ci::Ci),
 }
@@ -64,6 +66,7 @@ fn main() -> ExitCode {
         Verb::Tidy(verb) => verb.run(),
         Verb::Verifier(verb) => verb.run(),
         Verb::Bless(verb) => verb.run(),
+        Verb::Bench(verb) => verb.run(),
         Verb::Miri(verb) => verb.run(),
         Verb::Ci(verb) => verb.run(),
     };

@@ -6,6 +6,7 @@
 
 mod audits;
 mod describe;
+mod metrics;
 mod options;
 mod plan;
 mod render;

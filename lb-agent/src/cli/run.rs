@@ -17,10 +17,11 @@ use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use super::audits::{Audits, Due};
+use super::metrics::Metrics;
 use super::options::PlanningArgs;
 use super::source::Source;
 use crate::datapath::{Datapath, DatapathConfig, Managed, Patterns};
-use crate::metrics::Metrics;
+
 use crate::notify::Supervisor;
 use crate::plan::ids::IdLimits;
 use crate::reconcile::{Outcome, Reconciler, Settings};
@@ -28,12 +29,17 @@ use crate::source::Delivery;
 use crate::source::kubernetes::events::EventRecorder;
 use crate::tables::Tables;
 use crate::telemetry::LogFormat;
-use crate::{config, error_chain};
+use crate::{config, error_chain, memory};
 
+/// A pass over so many Services leaves much memory free.
+const MANY_SERVICES: usize = 500;
 /// How long to wait before the first retry of a failed write; doubled for each further one.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 /// The longest wait between two retries.
 const RETRY_LONGEST: Duration = Duration::from_secs(10);
+
+/// Where benchmarks listen for how long things took.
+const LATENCY: &str = "lb_agent::latency";
 
 /// The flags of `run`.
 #[derive(Clone, Debug, Args)]
@@ -143,6 +149,8 @@ async fn serve(args: &RunArgs, settings: Settings) -> Result<(), String> {
         content.len()
     );
     let (sender, updates) = unbounded_channel();
+    let listing_since = Instant::now();
+    debug!(target: LATENCY, "the list begins");
     let recorder = source.start(args, &settings.node_name, content.is_empty(), sender)?;
     let metrics = Metrics::new();
     if let BindAddress(Some(address)) = args.metrics_bind_address {
@@ -154,10 +162,12 @@ async fn serve(args: &RunArgs, settings: Settings) -> Result<(), String> {
         recorder,
         metrics,
         audits: Audits::new(Duration::from_secs(args.audit_interval), &args.bpffs),
+        grown: datapath.grown(),
         reconciler: Reconciler::restore(settings, &content, seconds_since_1970()),
         supervisor,
         updates,
         batches: 0,
+        listing_since: Some(listing_since),
         ready: false,
         wait: RETRY_FIRST,
     };
@@ -203,9 +213,13 @@ struct Service {
     managed: watch::Receiver<Managed>,
     /// Devices are followed; false only when that task has died.
     following: bool,
+    /// Changes when maps that were full have room.
+    grown: watch::Receiver<u64>,
     supervisor: Supervisor,
     updates: UnboundedReceiver<Delivery>,
     batches: u64,
+    /// When the first list began, until all that it told is in the tables.
+    listing_since: Option<Instant>,
     ready: bool,
     wait: Duration,
 }
@@ -224,6 +238,11 @@ impl Service {
                 }
                 delivery = self.updates.recv() => delivery,
                 () = tokio::time::sleep(self.wait), if retry => {
+                    self.pass(tables);
+                    continue;
+                }
+                Ok(()) = self.grown.changed(), if retry => {
+                    self.wait = RETRY_FIRST;
                     self.pass(tables);
                     continue;
                 }
@@ -249,10 +268,7 @@ impl Service {
             self.pass(tables);
             let took = oldest.elapsed();
             self.metrics.updated(took);
-            debug!(
-                target: "lb_agent::latency",
-                micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX)
-            );
+            debug!(target: LATENCY, micros = micros(took));
         }
     }
 
@@ -306,6 +322,9 @@ impl Service {
         let outcome = self.reconciler.sync(tables);
         self.metrics.pass(outcome, &self.reconciler);
         self.tell();
+        if outcome.services >= MANY_SERVICES {
+            memory::give_back();
+        }
         if outcome.changes > 0 {
             let sentence = sentence(outcome, started.elapsed());
             // A busy cluster has hundreds of changes a second.
@@ -314,6 +333,12 @@ impl Service {
             } else {
                 info!("{sentence}");
             }
+        }
+        if outcome.pending == 0
+            && self.reconciler.is_listed()
+            && let Some(since) = self.listing_since.take()
+        {
+            debug!(target: LATENCY, programmed_micros = micros(since.elapsed()));
         }
         if outcome.pending > 0 {
             self.wait = (self.wait * 2).min(RETRY_LONGEST);
@@ -354,6 +379,10 @@ impl Service {
         }
         self.supervisor.ready();
     }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 fn sentence(outcome: Outcome, took: Duration) -> String {

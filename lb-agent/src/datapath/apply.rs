@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Carries planned writes out on the pinned maps, and reads them back at start.
+//! Carries planned writes out on the pinned maps, and reads them back.
 //!
 //! Both families go through the same generic code.
-//! **Invariant:** one write is one bpf(2) call and decides nothing; their order is `crate::diff`'s.
+//! **Invariant:** one write is one bpf(2) call, or one for each of two maps while one takes the
+//! place of the other, and decides nothing; their order is `crate::diff`'s.
 
 use std::io;
 
 use aya::maps::MapError;
-use aya::maps::lpm_trie::Key;
-use lb_common::abi::{Backend, FrontendKey, SourceRange, SourceRangeKey, limits, names};
+use lb_common::abi::{Backend, FrontendKey, SourceRange, names};
 
-use super::error::os_error;
-use super::maps::{FamilyMaps, Hash, KernelTables, MapFamily, Raw, is_missing};
+use super::maps::{FamilyMaps, Hash, KernelTables, MapFamily, Raw};
+use super::written::{Shared, Store, WriteError, lock};
 use crate::model::tables::{Op, TableOp};
 use crate::tables::{ApplyError, DumpError, Tables};
 
@@ -20,16 +20,12 @@ impl Tables for KernelTables {
         let written = match op {
             Op::V4(write) => self.v4.apply(write),
             Op::V6(write) => self.v6.apply(write),
-            Op::PutSlot(key, backend) => put(&mut self.slots, *key, *backend),
-            Op::DeleteSlot(key) => delete(&mut self.slots, *key),
+            Op::PutSlot(key, backend) => lock(&self.slots).put(key, *backend),
+            Op::DeleteSlot(key) => lock(&self.slots).delete(key),
         };
-        written.map_err(|error| {
-            let code = os_error(&error);
-            if code == Some(nix::errno::Errno::E2BIG as i32) {
-                ApplyError::full(op, limit(op.map()))
-            } else {
-                ApplyError::io(op, into_io(error))
-            }
+        written.map_err(|error| match error {
+            WriteError::Full(limit, growth) => ApplyError::full(op, limit, growth),
+            WriteError::Refused(error) => ApplyError::io(op, into_io(error)),
         })
     }
 
@@ -43,32 +39,35 @@ impl Tables for KernelTables {
 
     fn holds(&self, put: &Op) -> Result<bool, DumpError> {
         match put {
-            Op::V4(op) => self.v4.holds::<lb_common::V4>(op),
-            Op::V6(op) => self.v6.holds::<lb_common::V6>(op),
-            Op::PutSlot(key, id) => holds(&self.slots, names::SLOTS, key, Some(id)),
-            Op::DeleteSlot(key) => holds(&self.slots, names::SLOTS, key, None),
+            Op::V4(op) => self.v4.holds(op),
+            Op::V6(op) => self.v6.holds(op),
+            Op::PutSlot(key, id) => holds(&self.slots, key, Some(id)),
+            Op::DeleteSlot(key) => holds(&self.slots, key, None),
+        }
+    }
+
+    fn relieve(&mut self, _full: &'static str) {
+        // The map itself knows that it was full: the name adds nothing.
+        if let Some(grower) = &self.grower {
+            grower.call();
         }
     }
 }
 
-impl<A: Copy + Ord> FamilyMaps<A>
+impl<A: Copy + Ord + Send + 'static> FamilyMaps<A>
 where
     FrontendKey<A>: bytemuck::Pod,
-    Backend<A>: bytemuck::Pod,
+    Backend<A>: bytemuck::Pod + PartialEq,
     SourceRange<A>: bytemuck::Pod,
-    SourceRangeKey<A>: PartialEq,
 {
-    fn apply(&mut self, op: &TableOp<A>) -> Result<(), MapError> {
+    fn apply(&mut self, op: &TableOp<A>) -> Result<(), WriteError> {
         match op {
-            TableOp::PutFrontend(key, value) => put(&mut self.frontends, *key, *value),
-            TableOp::DeleteFrontend(key) => delete(&mut self.frontends, *key),
-            TableOp::PutBackend(id, value) => put(&mut self.backends, *id, *value),
-            TableOp::DeleteBackend(id) => delete(&mut self.backends, *id),
-            TableOp::PutSourceRange(key) => self.ranges.insert(&trie_key(key), key.bits(), 0),
-            TableOp::DeleteSourceRange(key) => match self.ranges.remove(&trie_key(key)) {
-                Err(error) if is_missing(&error) => Ok(()),
-                other => other,
-            },
+            TableOp::PutFrontend(key, value) => lock(&self.frontends).put(key, *value),
+            TableOp::DeleteFrontend(key) => lock(&self.frontends).delete(key),
+            TableOp::PutBackend(id, value) => lock(&self.backends).put(id, *value),
+            TableOp::DeleteBackend(id) => lock(&self.backends).delete(id),
+            TableOp::PutSourceRange(key) => lock(&self.ranges).put(key, ()),
+            TableOp::DeleteSourceRange(key) => lock(&self.ranges).delete(key),
         }
     }
 
@@ -82,118 +81,55 @@ where
         walk(&self.backends, F::BACKENDS, |id, value| {
             each(TableOp::PutBackend(id, value));
         })?;
-        for key in self.ranges.keys() {
-            let key = key.map_err(unreadable(F::SOURCE_RANGES))?;
-            each(TableOp::PutSourceRange(range_of(&key)));
+        for key in Store::keys(lock(&self.ranges).now()) {
+            let key = key.map_err(unread(F::SOURCE_RANGES))?;
+            each(TableOp::PutSourceRange(key));
         }
         Ok(())
     }
 
-    fn holds<F: MapFamily<Addr = A>>(&self, op: &TableOp<A>) -> Result<bool, DumpError>
-    where
-        Backend<A>: PartialEq,
-    {
+    fn holds(&self, op: &TableOp<A>) -> Result<bool, DumpError> {
         match op {
-            TableOp::PutFrontend(key, value) => {
-                holds(&self.frontends, F::FRONTENDS, key, Some(value))
-            }
-            TableOp::DeleteFrontend(key) => holds(&self.frontends, F::FRONTENDS, key, None),
-            TableOp::PutBackend(id, value) => holds(&self.backends, F::BACKENDS, id, Some(value)),
-            TableOp::DeleteBackend(id) => holds(&self.backends, F::BACKENDS, id, None),
-            TableOp::PutSourceRange(key) => self.has_range::<F>(key),
-            TableOp::DeleteSourceRange(key) => Ok(!self.has_range::<F>(key)?),
-        }
-    }
-
-    /// A lookup finds the longest range up to the length asked for; its value tells which.
-    fn has_range<F: MapFamily<Addr = A>>(
-        &self,
-        wanted: &SourceRangeKey<A>,
-    ) -> Result<bool, DumpError> {
-        match self.ranges.get(&trie_key(wanted), 0) {
-            Ok(bits) => Ok(bits == wanted.bits()),
-            Err(error) if is_missing(&error) => Ok(false),
-            Err(error) => Err(unreadable(F::SOURCE_RANGES)(error)),
+            TableOp::PutFrontend(key, value) => holds(&self.frontends, key, Some(value)),
+            TableOp::DeleteFrontend(key) => holds(&self.frontends, key, None),
+            TableOp::PutBackend(id, value) => holds(&self.backends, id, Some(value)),
+            TableOp::DeleteBackend(id) => holds(&self.backends, id, None),
+            TableOp::PutSourceRange(key) => holds(&self.ranges, key, Some(&())),
+            TableOp::DeleteSourceRange(key) => holds(&self.ranges, key, None),
         }
     }
 }
 
-/// The key as aya has it: the same bytes, with its own name for the prefix.
-fn trie_key<A: Copy>(key: &SourceRangeKey<A>) -> Key<Raw<SourceRange<A>>>
-where
-    SourceRange<A>: bytemuck::Pod,
-{
-    Key::new(key.prefix_len, Raw(key.range))
-}
-
-fn range_of<A: Copy>(key: &Key<Raw<SourceRange<A>>>) -> SourceRangeKey<A>
-where
-    SourceRange<A>: bytemuck::Pod,
-{
-    SourceRangeKey {
-        prefix_len: key.prefix_len(),
-        range: key.data().0,
-    }
-}
-
-fn put<K: bytemuck::Pod, V: bytemuck::Pod>(
-    map: &mut Hash<K, V>,
-    key: K,
-    value: V,
-) -> Result<(), MapError> {
-    map.insert(Raw(key), Raw(value), 0)
-}
-
-fn delete<K: bytemuck::Pod, V: bytemuck::Pod>(
-    map: &mut Hash<K, V>,
-    key: K,
-) -> Result<(), MapError> {
-    match map.remove(&Raw(key)) {
-        Err(error) if is_missing(&error) => Ok(()),
-        other => other,
-    }
-}
-
-fn walk<K: bytemuck::Pod, V: bytemuck::Pod>(
-    map: &Hash<K, V>,
+fn walk<K: bytemuck::Pod + Send, V: bytemuck::Pod + Send>(
+    map: &Shared<Hash<K, V>>,
     name: &'static str,
     mut each: impl FnMut(K, V),
 ) -> Result<(), DumpError> {
-    for entry in map {
-        let (Raw(key), Raw(value)) = entry.map_err(unreadable(name))?;
+    for entry in lock(map).now() {
+        let (Raw(key), Raw(value)) = entry.map_err(unread(name))?;
         each(key, value);
     }
     Ok(())
 }
 
 /// True when the value of `key` is `wanted`; none stands for no entry.
-fn holds<K: bytemuck::Pod, V: bytemuck::Pod + PartialEq>(
-    map: &Hash<K, V>,
-    name: &'static str,
-    key: &K,
-    wanted: Option<&V>,
-) -> Result<bool, DumpError> {
-    match map.get(&Raw(*key), 0) {
-        Ok(Raw(value)) => Ok(Some(&value) == wanted),
-        Err(error) if is_missing(&error) => Ok(wanted.is_none()),
-        Err(error) => Err(unreadable(name)(error)),
-    }
+fn holds<M: Store>(
+    map: &Shared<M>,
+    key: &M::Key,
+    wanted: Option<&M::Value>,
+) -> Result<bool, DumpError>
+where
+    M::Value: PartialEq,
+{
+    let map = lock(map);
+    let found = map.now().replaced(key).map_err(unread(map.name))?;
+    Ok(found.as_ref() == wanted)
 }
 
-fn unreadable(map: &'static str) -> impl FnOnce(MapError) -> DumpError {
+fn unread(map: &'static str) -> impl FnOnce(MapError) -> DumpError {
     move |error| DumpError {
         map,
         source: into_io(error),
-    }
-}
-
-/// Entries that the map was made for.
-fn limit(map: &'static str) -> u32 {
-    match map {
-        names::SLOTS => limits::SLOTS,
-        names::BACKENDS_V4 | names::BACKENDS_V6 => limits::BACKENDS,
-        names::SRC_RANGES_V4 | names::SRC_RANGES_V6 => limits::SOURCE_RANGES,
-        _ => limits::FRONTENDS,
     }
 }
 

@@ -7,6 +7,7 @@
 //! **Invariant:** an attachment is replaced in place or a second one is made before the first one
 //! goes, never the other way round; and none of them ends with this process.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 
@@ -136,11 +137,35 @@ pub(super) struct Attacher {
     ebpf: Ebpf,
     pins: Pins,
     tcx: bool,
+    /// Attach points that have the programs of `ebpf`.
+    current: BTreeSet<(u32, Hook)>,
 }
 
 impl Attacher {
     pub(super) fn new(ebpf: Ebpf, pins: Pins, tcx: bool) -> Self {
-        Self { ebpf, pins, tcx }
+        Self {
+            ebpf,
+            pins,
+            tcx,
+            current: BTreeSet::new(),
+        }
+    }
+
+    /// From now on these are the programs to attach; what is attached stays until it is ensured.
+    pub(super) fn renew(&mut self, ebpf: Ebpf) {
+        self.ebpf = ebpf;
+        self.current.clear();
+    }
+
+    /// True when some attach point may have an earlier program: by its pinned link, or by a filter
+    /// on one of the devices that `lack` a program.
+    pub(super) fn is_outdated(&self, lack: &[Target]) -> Result<bool, DatapathError> {
+        let is_old = |point: &(u32, Hook)| !self.current.contains(point);
+        let filters = lack.iter().any(|target| {
+            let is_left = |hook| target.filters.ours(hook) && is_old(&(target.index, hook));
+            [Hook::Ingress, Hook::Egress].into_iter().any(is_left)
+        });
+        Ok(filters || self.pinned()?.iter().any(is_old))
     }
 
     /// Sees to it that the program of `hook` is on the device, once.
@@ -160,8 +185,12 @@ impl Attacher {
         }
         match outcome {
             Err(error) if os_error(&error) == Some(Errno::ENODEV as i32) => Ok(Outcome::Gone),
-            // ORDER: the other kind goes only after this kind is there.
-            Ok(outcome) => self.remove_other(target, hook).map(|()| outcome),
+            Ok(outcome) => {
+                // ORDER: the other kind goes only after this kind is there.
+                self.remove_other(target, hook)?;
+                self.current.insert((target.index, hook));
+                Ok(outcome)
+            }
             Err(error) => Err(error),
         }
     }

@@ -137,9 +137,19 @@ pub enum DatapathError {
         #[source]
         source: io::Error,
     },
-    /// The thread that removes ended flows could not be started.
-    #[error("start the thread that removes ended flows")]
+    /// A map could not be copied into a larger one; it is tried again.
+    #[error("copy map {map}: {why}")]
+    Copy {
+        /// The pinned name.
+        map: &'static str,
+        /// What came in between.
+        why: &'static str,
+    },
+    /// A thread could not be started.
+    #[error("start the thread that {what}")]
     Thread {
+        /// What it does.
+        what: &'static str,
         /// What the kernel said.
         #[source]
         source: io::Error,

@@ -9,17 +9,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use futures_util::{FutureExt as _, StreamExt as _};
 use rtnetlink::Handle;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
+use tokio::task::yield_now;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until};
 
 use super::attach::{Attacher, Hook, Outcome};
 use super::devices::{Managed, Patterns};
 use super::error::DatapathError;
 use super::events::{self, Message, Messages, Netlink, Todo};
+use super::grow::{Event, Switch};
 use super::lacking::Lacking;
 use super::maps::Ifaces;
 use super::netlink;
@@ -51,6 +54,12 @@ pub(super) struct Follower {
     lacking: Lacking,
     /// Index into `SETTLE_WAITS` for each pair that must be asked for again.
     unsettled: BTreeMap<u32, usize>,
+    /// New programs, as they come.
+    switches: mpsc::UnboundedReceiver<Switch>,
+    /// Devices that have not been given the new programs yet.
+    outdated: BTreeSet<u32>,
+    /// Who waits until every attach point has them.
+    switching: Option<Sender<Event>>,
 }
 
 impl Follower {
@@ -60,6 +69,7 @@ impl Follower {
         patterns: Patterns,
         managed: watch::Sender<Managed>,
         repairs: Arc<AtomicU64>,
+        switches: mpsc::UnboundedReceiver<Switch>,
     ) -> Self {
         Self {
             attacher,
@@ -71,6 +81,9 @@ impl Follower {
             repairs,
             lacking: Lacking::default(),
             unsettled: BTreeMap::new(),
+            switches,
+            outdated: BTreeSet::new(),
+            switching: None,
         }
     }
 
@@ -127,6 +140,8 @@ impl Follower {
                     self.retry(&netlink.handle).await;
                 }
                 _ = audits.tick() => self.audit(&netlink.handle).await,
+                Some(switch) = self.switches.recv() => self.begin_switch(switch),
+                () = yield_now(), if !self.outdated.is_empty() => self.replace_next(),
             }
         }
     }
@@ -189,6 +204,44 @@ impl Follower {
         }
         self.ensure(self.lacking.indices());
         self.report();
+    }
+
+    /// Takes new programs over: devices that come have them at once, the others one by one.
+    fn begin_switch(&mut self, switch: Switch) {
+        self.attacher.renew(switch.programs);
+        self.outdated = self.attached.keys().copied().collect();
+        self.outdated.extend(self.lacking.indices());
+        self.switching = Some(switch.done);
+        self.end_switch();
+    }
+
+    /// Replaces the programs of one device, so that other work need not wait for all of them.
+    fn replace_next(&mut self) {
+        if let Some(index) = self.outdated.pop_first() {
+            self.ensure(BTreeSet::from([index]));
+        }
+        self.report();
+    }
+
+    /// Tells who waits when no attach point has an earlier program any more.
+    fn end_switch(&mut self) {
+        if self.switching.is_none() || !self.outdated.is_empty() {
+            return;
+        }
+        let lacking = self.lacking.indices().into_iter();
+        let lacking: Vec<_> = lacking
+            .filter_map(|index| self.view.target(index))
+            .collect();
+        match self.attacher.is_outdated(&lacking) {
+            Ok(true) => {}
+            Ok(false) => {
+                if let Some(done) = self.switching.take() {
+                    // It has gone only when the agent ends.
+                    done.send(Event::Switched).unwrap_or_default();
+                }
+            }
+            Err(error) => warn("look for earlier programs", &error),
+        }
     }
 
     /// Brings devices into the state that the view asks for; returns the first error, all of which
@@ -355,7 +408,8 @@ impl Follower {
     }
 
     /// Publishes which devices are managed, if that has changed.
-    fn report(&self) {
+    fn report(&mut self) {
+        self.end_switch();
         let devices = self
             .attached
             .iter()

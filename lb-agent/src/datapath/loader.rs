@@ -5,22 +5,31 @@
 //! tables and flows survive a restart; the programs are always this binary's own.
 //! **Invariant:** nothing is attached here. See `attach.rs`.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read as _};
+use std::ops::Range;
 
-use aya::maps::Array;
+use aya::maps::{Array, Map, MapData};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use lb_common::abi::{Cursor, limits, names};
 use nix::time::{ClockId, clock_getres};
 
 use super::error::DatapathError;
-use super::pins::{Pins, shapes};
+use super::maps::failed;
+use super::pins::Pins;
+use super::shapes::{Entries, Shape, shapes};
+use super::sizes::Sizes;
+use crate::error_chain;
 
 /// The programs, as `build.rs` compiled them.
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb-ebpf.o"));
 
 /// The program that returns the low 32 bits of the kernel's jiffies; it is run, never attached.
 const CLOCK: &str = "lb_clock";
+
+/// Cursors that are seeded before the first start goes on, about 70 ms of work.
+const SEEDED_AT_ONCE: u32 = 65_536;
 
 /// Programs that are attached to devices: ingress and egress, with and without Ethernet header.
 pub(super) const ATTACHED: [&str; 4] = [
@@ -30,25 +39,68 @@ pub(super) const ATTACHED: [&str; 4] = [
     "lb_tc_egress_l3",
 ];
 
+/// What was chosen about the maps.
+#[derive(Clone, Debug)]
+pub(super) struct Wanted {
+    pub(super) connections_max: u32,
+    pub(super) sizes: Sizes,
+}
+
+/// Entries of the maps that are to take the place of those with the same names.
+type Larger = BTreeMap<&'static str, u32>;
+
 /// Loads everything; maps that do not exist yet are made and pinned.
-pub(super) fn load(pins: &Pins, connections_max: u32) -> Result<Ebpf, DatapathError> {
+pub(super) fn load(pins: &Pins, wanted: &Wanted) -> Result<Ebpf, DatapathError> {
+    let fresh = !pins.map(names::CURSORS).exists();
+    let shapes = shapes(wanted.connections_max, &wanted.sizes);
+    let mut ebpf = load_object(pins, &shapes, &Larger::new())?;
+    if fresh {
+        seed_cursors(pins)?;
+    }
+    load_programs(&mut ebpf)?;
+    pin_clock(&mut ebpf, pins)?;
+    Ok(ebpf)
+}
+
+/// Loads the programs once more, with new maps in the place of those that are named.
+pub(super) fn load_larger(
+    pins: &Pins,
+    wanted: &Wanted,
+    larger: &Larger,
+) -> Result<Ebpf, DatapathError> {
+    let shapes = shapes(wanted.connections_max, &wanted.sizes);
+    let mut ebpf = load_object(pins, &shapes, larger)?;
+    load_programs(&mut ebpf)?;
+    Ok(ebpf)
+}
+
+fn load_object(pins: &Pins, shapes: &[Shape], larger: &Larger) -> Result<Ebpf, DatapathError> {
     if OBJECT.is_empty() {
         return Err(DatapathError::NoObject);
     }
-    pins.check_shapes(connections_max)?;
-    let fresh = !pins.map(names::CURSORS).exists();
+    pins.check_shapes(shapes)?;
     let hz = ticks_per_second()?;
     let mut loader = EbpfLoader::new();
     let csum_ipv6 = csum_ipv6_flag();
     loader.override_global("HZ", &hz, true);
     loader.override_global("CSUM_IPV6", &csum_ipv6, true);
-    for shape in shapes(connections_max) {
-        loader.map_pin_path(shape.name, pins.map(shape.name));
-        if let Some(entries) = shape.entries {
+    for shape in shapes {
+        let (path, entries) = match (larger.get(shape.name), shape.entries) {
+            (Some(entries), _) => (pins.next(shape.name), Some(*entries)),
+            (None, Entries::Growing(first)) => {
+                let found = pins.found(shape.name)?;
+                let entries = found.map_or(first, |found| found.entries);
+                (pins.map(shape.name), Some(entries))
+            }
+            (None, Entries::Exactly(entries)) => (pins.map(shape.name), Some(entries)),
+            (None, Entries::Object(_)) => (pins.map(shape.name), None),
+        };
+        loader.map_pin_path(shape.name, path);
+        if let Some(entries) = entries {
             loader.map_max_entries(shape.name, entries);
         }
     }
-    let mut ebpf = loader
+    let ebpf = loader
         .load(OBJECT)
         .map_err(|source| DatapathError::Object {
             source: Box::new(source),
@@ -59,15 +111,14 @@ pub(super) fn load(pins: &Pins, connections_max: u32) -> Result<Ebpf, DatapathEr
             return Err(DatapathError::Missing { name });
         }
     }
-    pins.check_shapes(connections_max)?;
-    if fresh {
-        seed_cursors(&mut ebpf)?;
-    }
-    for name in ATTACHED {
-        load_program(&mut ebpf, name)?;
-    }
-    pin_clock(&mut ebpf, pins)?;
+    pins.check_shapes(shapes)?;
     Ok(ebpf)
+}
+
+fn load_programs(ebpf: &mut Ebpf) -> Result<(), DatapathError> {
+    ATTACHED
+        .into_iter()
+        .try_for_each(|name| load_program(ebpf, name))
 }
 
 /// The program `name` of the object.
@@ -112,24 +163,38 @@ fn pin_clock(ebpf: &mut Ebpf, pins: &Pins) -> Result<(), DatapathError> {
         })
 }
 
-/// Gives every service a random first backend, so that nodes do not march in step.
-fn seed_cursors(ebpf: &mut Ebpf) -> Result<(), DatapathError> {
-    let failed = |source| DatapathError::Map {
-        what: "seed",
-        map: names::CURSORS,
-        source: Box::new(source),
+/// Gives every service a random first backend, so that nodes do not march in step: the lowest ids,
+/// which are used first, at once, and the others while the agent works already. Should it end
+/// before that is done, the rest begin with their first backend.
+fn seed_cursors(pins: &Pins) -> Result<(), DatapathError> {
+    let mut cursors = MapData::from_pin(pins.map(names::CURSORS))
+        .map(Map::Array)
+        .and_then(Array::try_from)
+        .map_err(failed("open", names::CURSORS))?;
+    seed(&mut cursors, 0..SEEDED_AT_ONCE)?;
+    let rest = move || {
+        if let Err(error) = seed(&mut cursors, SEEDED_AT_ONCE..limits::SERVICES) {
+            tracing::warn!(error = error_chain(&error), "seed the other cursors");
+        }
     };
-    let map = ebpf.map_mut(names::CURSORS).ok_or(DatapathError::Missing {
-        name: names::CURSORS,
-    })?;
-    let mut cursors = Array::<_, Cursor>::try_from(map).map_err(failed)?;
+    std::thread::Builder::new()
+        .name("lb-seed".to_owned())
+        .spawn(rest)
+        .map(drop)
+        .map_err(|source| DatapathError::Thread {
+            what: "chooses first backends",
+            source,
+        })
+}
+
+fn seed(cursors: &mut Array<MapData, Cursor>, ids: Range<u32>) -> Result<(), DatapathError> {
     let mut random = io::BufReader::new(std::fs::File::open("/dev/urandom").map_err(io_seed)?);
-    for index in 0..limits::SERVICES {
+    for id in ids {
         let mut seed = [0; size_of::<Cursor>()];
         random.read_exact(&mut seed).map_err(io_seed)?;
         cursors
-            .set(index, Cursor::from_ne_bytes(seed), 0)
-            .map_err(failed)?;
+            .set(id, Cursor::from_ne_bytes(seed), 0)
+            .map_err(failed("seed", names::CURSORS))?;
     }
     Ok(())
 }

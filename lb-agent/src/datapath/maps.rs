@@ -6,15 +6,20 @@
 //! **Invariant:** keys and values are those of `lb_common::abi`, byte for byte.
 
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 
+use aya::maps::lpm_trie::Key;
 use aya::maps::{HashMap, LpmTrie, MapData, MapError, PerCpuArray};
 use lb_common::abi::{
-    Backend, Conn, ConnKey, Frontend, FrontendKey, Iface, SlotKey, SourceRange, names,
+    Backend, Conn, ConnKey, Frontend, FrontendKey, Iface, SlotKey, SourceRange, SourceRangeKey,
+    names,
 };
 use lb_common::{Family, Reason, V4, V6};
 
 use super::error::DatapathError;
+use super::grow::Caller;
 use super::pins::Pins;
+use super::written::{Grow, Shared, Store, Written};
 
 /// A key or value as the kernel sees it.
 #[derive(Clone, Copy, Debug)]
@@ -40,7 +45,10 @@ where
         .map_err(failed("open", name))
 }
 
-fn failed(what: &'static str, map: &'static str) -> impl FnOnce(MapError) -> DatapathError {
+pub(super) fn failed(
+    what: &'static str,
+    map: &'static str,
+) -> impl FnOnce(MapError) -> DatapathError {
     move |source| DatapathError::Map {
         what,
         map,
@@ -70,19 +78,119 @@ impl MapFamily for V6 {
     const SOURCE_RANGES: &'static str = names::SRC_RANGES_V6;
 }
 
-/// Opens the pinned trie of source ranges `name`.
-fn open_trie<A>(pins: &Pins, name: &'static str) -> Result<Ranges<A>, DatapathError>
+/// A trie of source ranges.
+pub(super) type Ranges<A> = LpmTrie<MapData, Raw<SourceRange<A>>, u8>;
+
+/// The key as aya has it: the same bytes, with its own name for the prefix.
+fn trie_key<A: Copy>(key: &SourceRangeKey<A>) -> Key<Raw<SourceRange<A>>>
 where
     SourceRange<A>: bytemuck::Pod,
 {
-    MapData::from_pin(pins.map(name))
-        .map(aya::maps::Map::LpmTrie)
-        .and_then(LpmTrie::try_from)
-        .map_err(failed("open", name))
+    Key::new(key.prefix_len, Raw(key.range))
 }
 
-/// A trie of source ranges.
-pub(super) type Ranges<A> = LpmTrie<MapData, Raw<SourceRange<A>>, u8>;
+fn range_of<A: Copy>(key: &Key<Raw<SourceRange<A>>>) -> SourceRangeKey<A>
+where
+    SourceRange<A>: bytemuck::Pod,
+{
+    SourceRangeKey {
+        prefix_len: key.prefix_len(),
+        range: key.data().0,
+    }
+}
+
+impl<K, V> Store for Hash<K, V>
+where
+    K: bytemuck::Pod + Send,
+    V: bytemuck::Pod + Send,
+{
+    type Key = K;
+    type Value = V;
+
+    fn open(path: &Path) -> Result<Self, MapError> {
+        MapData::from_pin(path)
+            .map(aya::maps::Map::HashMap)
+            .and_then(Self::try_from)
+    }
+
+    fn put(&mut self, key: &K, value: V) -> Result<(), MapError> {
+        self.insert(Raw(*key), Raw(value), 0)
+    }
+
+    fn delete(&mut self, key: &K) -> Result<(), MapError> {
+        match self.remove(&Raw(*key)) {
+            Err(error) if is_missing(&error) => Ok(()),
+            other => other,
+        }
+    }
+
+    fn value(&self, key: &K) -> Result<V, MapError> {
+        self.get(&Raw(*key), 0).map(|Raw(value)| value)
+    }
+
+    fn replaced(&self, key: &K) -> Result<Option<V>, MapError> {
+        match self.value(key) {
+            Err(MapError::KeyNotFound) => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
+    fn keys(&self) -> impl Iterator<Item = Result<K, MapError>> {
+        HashMap::keys(self).map(|key| key.map(|Raw(key)| key))
+    }
+}
+
+impl<A> Store for Ranges<A>
+where
+    A: Copy + Send + 'static,
+    SourceRange<A>: bytemuck::Pod + Send,
+{
+    type Key = SourceRangeKey<A>;
+    type Value = ();
+
+    fn open(path: &Path) -> Result<Self, MapError> {
+        MapData::from_pin(path)
+            .map(aya::maps::Map::LpmTrie)
+            .and_then(Self::try_from)
+    }
+
+    fn put(&mut self, key: &Self::Key, (): ()) -> Result<(), MapError> {
+        self.insert(&trie_key(key), key.bits(), 0)
+    }
+
+    fn delete(&mut self, key: &Self::Key) -> Result<(), MapError> {
+        match self.remove(&trie_key(key)) {
+            Err(error) if is_missing(&error) => Ok(()),
+            other => other,
+        }
+    }
+
+    fn value(&self, _: &Self::Key) -> Result<(), MapError> {
+        Ok(())
+    }
+
+    /// A lookup finds the longest range up to the length asked for; its value tells which.
+    fn replaced(&self, key: &Self::Key) -> Result<Option<()>, MapError> {
+        match self.get(&trie_key(key), 0) {
+            Ok(bits) => Ok((bits == key.bits()).then_some(())),
+            Err(error) if is_missing(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn keys(&self) -> impl Iterator<Item = Result<Self::Key, MapError>> {
+        LpmTrie::keys(self).map(|key| key.map(|key| range_of(&key)))
+    }
+}
+
+/// Opens the pinned map `name`, which planning writes.
+fn open_written<M: Store>(pins: &Pins, name: &'static str) -> Result<Shared<M>, DatapathError> {
+    let path = pins.map(name);
+    let map = M::open(&path).map_err(failed("open", name))?;
+    let info = aya::maps::MapInfo::from_pin(path).map_err(failed("open", name))?;
+    let written = Written::new(name, map, info.max_entries());
+    Ok(Arc::new(Mutex::new(written)))
+}
 
 /// What planning writes of one family.
 pub(super) struct FamilyMaps<A>
@@ -91,23 +199,32 @@ where
     Backend<A>: bytemuck::Pod,
     SourceRange<A>: bytemuck::Pod,
 {
-    pub(super) frontends: Hash<FrontendKey<A>, Frontend>,
-    pub(super) backends: Hash<u32, Backend<A>>,
-    pub(super) ranges: Ranges<A>,
+    pub(super) frontends: Shared<Hash<FrontendKey<A>, Frontend>>,
+    pub(super) backends: Shared<Hash<u32, Backend<A>>>,
+    pub(super) ranges: Shared<Ranges<A>>,
 }
 
 impl<A> FamilyMaps<A>
 where
+    A: Copy + Send + 'static,
     FrontendKey<A>: bytemuck::Pod,
     Backend<A>: bytemuck::Pod,
     SourceRange<A>: bytemuck::Pod,
 {
     fn open<F: MapFamily<Addr = A>>(pins: &Pins) -> Result<Self, DatapathError> {
         Ok(Self {
-            frontends: open_hash(pins, F::FRONTENDS)?,
-            backends: open_hash(pins, F::BACKENDS)?,
-            ranges: open_trie(pins, F::SOURCE_RANGES)?,
+            frontends: open_written(pins, F::FRONTENDS)?,
+            backends: open_written(pins, F::BACKENDS)?,
+            ranges: open_written(pins, F::SOURCE_RANGES)?,
         })
+    }
+
+    fn all(&self) -> [Arc<dyn Grow>; 3] {
+        [
+            Arc::clone(&self.frontends) as _,
+            Arc::clone(&self.backends) as _,
+            Arc::clone(&self.ranges) as _,
+        ]
     }
 }
 
@@ -115,7 +232,9 @@ where
 pub struct KernelTables {
     pub(super) v4: FamilyMaps<[u8; 4]>,
     pub(super) v6: FamilyMaps<[u8; 16]>,
-    pub(super) slots: Hash<SlotKey, u32>,
+    pub(super) slots: Shared<Hash<SlotKey, u32>>,
+    /// Who makes full maps larger; nobody without a running agent.
+    pub(super) grower: Option<Caller>,
     reasons: PerCpuArray<MapData, u64>,
 }
 
@@ -133,9 +252,17 @@ impl KernelTables {
         Ok(Self {
             v4: FamilyMaps::open::<V4>(pins)?,
             v6: FamilyMaps::open::<V6>(pins)?,
-            slots: open_hash(pins, names::SLOTS)?,
+            slots: open_written(pins, names::SLOTS)?,
+            grower: None,
             reasons,
         })
+    }
+
+    /// The maps that planning writes.
+    pub(super) fn written(&self) -> Vec<Arc<dyn Grow>> {
+        let slots: Arc<dyn Grow> = Arc::clone(&self.slots) as _;
+        let families = self.v4.all().into_iter().chain(self.v6.all());
+        families.chain([slots]).collect()
     }
 
     /// How often each reason has occurred since the maps were made, summed over all CPUs.

@@ -3,10 +3,11 @@
 //! netlink.
 //!
 //! [`Datapath::start`] loads the programs, attaches them to the managed devices and goes on
-//! following devices and removing ended flows; [`KernelTables`] is where plans are written to.
+//! following devices, removing ended flows and making full maps larger; [`KernelTables`] is where
+//! plans are written to.
 //! **Invariant:** all of it outlives the agent. Neither [`Datapath`]'s end nor SIGTERM detaches
 //! anything, and the next agent takes over in place.
-//! Read next: `loader.rs`, `attach.rs`, `follow.rs`.
+//! Read next: `loader.rs`, `attach.rs`, `follow.rs`, `grow.rs`.
 
 mod apply;
 mod attach;
@@ -14,13 +15,17 @@ mod devices;
 mod error;
 mod events;
 mod follow;
+mod grow;
 mod lacking;
 mod loader;
 mod maps;
 mod netlink;
 mod pins;
+mod shapes;
+mod sizes;
 mod sweep;
 mod view;
+mod written;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -28,11 +33,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use lb_common::abi::limits;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use attach::Attacher;
 use follow::Follower;
+use grow::Grower;
+use loader::Wanted;
 use maps::Ifaces;
 use sweep::Sweeper;
 
@@ -42,6 +49,7 @@ pub use error::DatapathError;
 pub use loader::Clock;
 pub use maps::{Flows, KernelTables};
 pub use pins::Pins;
+pub use sizes::{Size, Sizes};
 pub use sweep::{age_secs, is_expired};
 
 /// What can be chosen about the kernel side.
@@ -51,6 +59,8 @@ pub struct DatapathConfig {
     pub bpffs: PathBuf,
     /// Entries of each connection table; a connection takes two.
     pub connections_max: u32,
+    /// Entries of the tables: when they are made, and when they have grown as far as they may.
+    pub sizes: Sizes,
     /// Devices to manage or to leave alone, by name.
     pub patterns: Patterns,
     /// Use clsact filters even where the kernel has TCX.
@@ -65,6 +75,7 @@ impl DatapathConfig {
         Self {
             bpffs: bpffs.into(),
             connections_max: limits::CONNECTIONS,
+            sizes: Sizes::default(),
             patterns: Patterns::default(),
             clsact_only: false,
             audit: Duration::from_secs(30),
@@ -85,6 +96,7 @@ pub struct Counts {
 pub struct Datapath {
     tables: KernelTables,
     sweeper: Sweeper,
+    grower: Grower,
     follower: JoinHandle<()>,
     managed: watch::Receiver<Managed>,
     repairs: Arc<AtomicU64>,
@@ -100,22 +112,31 @@ impl Datapath {
     /// start goes on from there.
     pub async fn start(config: &DatapathConfig) -> Result<Self, DatapathError> {
         let pins = Pins::prepare(&config.bpffs)?;
-        let ebpf = loader::load(&pins, config.connections_max)?;
-        let tables = KernelTables::open_pins(&pins)?;
+        let wanted = Wanted {
+            connections_max: config.connections_max,
+            sizes: config.sizes,
+        };
+        let ebpf = loader::load(&pins, &wanted)?;
+        let mut tables = KernelTables::open_pins(&pins)?;
         let sweeper = Sweeper::start(&pins)?;
         let (sender, managed) = watch::channel(Managed::default());
         let repairs = Arc::new(AtomicU64::new(0));
+        let (switches, received) = mpsc::unbounded_channel();
         let follower = Follower::new(
             Attacher::new(ebpf, pins.clone(), !config.clsact_only),
             Ifaces::open(&pins)?,
             config.patterns.clone(),
             sender,
             Arc::clone(&repairs),
+            received,
         );
         let following = follower.start(config.audit).await?;
+        let grower = Grower::start(pins, wanted, tables.written(), switches)?;
+        tables.grower = Some(grower.caller());
         Ok(Self {
             tables,
             sweeper,
+            grower,
             follower: tokio::spawn(following),
             managed,
             repairs,
@@ -130,6 +151,11 @@ impl Datapath {
     /// The managed devices, as they are now and as they change.
     pub fn managed(&self) -> watch::Receiver<Managed> {
         self.managed.clone()
+    }
+
+    /// How often full maps were made larger; each change means that there is room again.
+    pub fn grown(&self) -> watch::Receiver<u64> {
+        self.grower.grown()
     }
 
     /// How often a program had to be put back since the start.

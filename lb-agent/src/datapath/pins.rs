@@ -1,23 +1,22 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The directory on a BPF file system where everything that outlives the agent is pinned.
 //!
-//! `<bpffs>/NAME` is a map, `<bpffs>/links/<ifindex>-<hook>` an attachment, `<bpffs>/clock` the
-//! program that reads the kernel's time, and the empty directory `<bpffs>/layout-N` says which
-//! version of the layouts the maps have.
-//! **Invariant:** maps of another layout or shape are never written to.
+//! `<bpffs>/NAME` is a map, `<bpffs>/next/NAME` a larger one that is to take its place,
+//! `<bpffs>/links/<ifindex>-<hook>` an attachment, `<bpffs>/clock` the program that reads the
+//! kernel's time, and the empty directory `<bpffs>/layout-N` says which version of the layouts the
+//! maps have.
+//! **Invariant:** maps of another layout or shape are never written to, and each `<bpffs>/NAME`
+//! holds every entry at any time.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-use aya::maps::{MapData, MapInfo, MapType};
-use lb_common::Reason;
-use lb_common::abi::{
-    Backend, Conn, ConnKey, Cursor, Frontend, FrontendKey, Iface, LAYOUT_VERSION, SlotKey,
-    SourceRangeKey, limits, names,
-};
+use aya::maps::MapData;
+use lb_common::abi::{LAYOUT_VERSION, names};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::error::DatapathError;
+use super::shapes::{Found, Shape};
 
 const LAYOUT_PREFIX: &str = "layout-";
 
@@ -35,6 +34,7 @@ impl Pins {
             root: root.to_owned(),
         };
         create(&pins.links())?;
+        pins.forget_next()?;
         let found = pins.layout()?;
         if found.as_deref() == Some(&LAYOUT_VERSION.to_string()) {
             return Ok(pins);
@@ -83,24 +83,82 @@ impl Pins {
     }
 
     /// Refuses pinned maps that this program would have made otherwise.
-    pub(super) fn check_shapes(&self, connections_max: u32) -> Result<(), DatapathError> {
-        for shape in shapes(connections_max) {
-            let path = self.map(shape.name);
-            if !path.exists() {
-                continue;
-            }
-            let found = MapData::from_pin(&path)
-                .and_then(|map| map.info())
-                .map_err(|source| DatapathError::Map {
-                    what: "open",
-                    map: shape.name,
-                    source: Box::new(source),
-                })?;
-            if let Some(difference) = shape.difference(&Found::from(&found)) {
+    pub(super) fn check_shapes(&self, shapes: &[Shape]) -> Result<(), DatapathError> {
+        for shape in shapes {
+            if let Some(found) = self.found(shape.name)?
+                && let Some(difference) = shape.difference(&found)
+            {
+                let path = self.map(shape.name);
                 return Err(DatapathError::Shape { path, difference });
             }
         }
         Ok(())
+    }
+
+    /// What the pinned map `name` looks like, or none when there is none.
+    pub(super) fn found(&self, name: &'static str) -> Result<Option<Found>, DatapathError> {
+        let path = self.map(name);
+        if !path.exists() {
+            return Ok(None);
+        }
+        MapData::from_pin(&path)
+            .and_then(|map| map.info())
+            .map(|info| Some(Found::from(&info)))
+            .map_err(|source| DatapathError::Map {
+                what: "open",
+                map: name,
+                source: Box::new(source),
+            })
+    }
+
+    /// Path of the map that is to take the place of the map `name`.
+    pub(super) fn next(&self, name: &str) -> PathBuf {
+        self.next_maps().join(name)
+    }
+
+    fn next_maps(&self) -> PathBuf {
+        self.root.join("next")
+    }
+
+    /// Makes the directory for maps that are to take the place of others; it is empty then.
+    pub(super) fn prepare_next(&self) -> Result<(), DatapathError> {
+        self.forget_next()?;
+        create(&self.next_maps())
+    }
+
+    /// Removes the maps that were to take the place of others.
+    ///
+    /// What is lost by that is the larger size, and never an entry, wherever the agent that made
+    /// them ended. While it copied, they were incomplete and no program used them. From the end of
+    /// the copying each write went to both maps, the old one first, so the old one lacks nothing,
+    /// whichever of them a device's program reads. `take_over` puts one map after the other in the
+    /// place of its predecessor, with the same content; a set of pins with some of them larger and
+    /// some not is as good as any.
+    pub(super) fn forget_next(&self) -> Result<(), DatapathError> {
+        let directory = self.next_maps();
+        for name in list(&directory)? {
+            let path = directory.join(name);
+            std::fs::remove_file(&path).map_err(|source| DatapathError::Directory {
+                what: "remove",
+                path,
+                source,
+            })?;
+        }
+        if directory.exists() {
+            remove(&directory)?;
+        }
+        Ok(())
+    }
+
+    /// Puts the next map `name` in the place of the one before it.
+    pub(super) fn take_over(&self, name: &str) -> Result<(), DatapathError> {
+        // ORDER: one rename replaces the pin, so there is one at every moment.
+        let path = self.map(name);
+        std::fs::rename(self.next(name), &path).map_err(|source| DatapathError::Directory {
+            what: "replace map",
+            path,
+            source,
+        })
     }
 
     /// The number behind `layout-`, if there is such a directory.
@@ -177,160 +235,9 @@ fn remove(path: &Path) -> Result<(), DatapathError> {
     })
 }
 
-/// What a map must look like.
-pub(super) struct Shape {
-    pub(super) name: &'static str,
-    kind: MapType,
-    key: usize,
-    value: usize,
-    /// Entries, or none when the object decides and only a lower bound is known.
-    pub(super) entries: Option<u32>,
-    entries_min: u32,
-}
-
-/// What a map looks like.
-#[derive(Debug, PartialEq, Eq)]
-struct Found {
-    kind: String,
-    key: u32,
-    value: u32,
-    entries: u32,
-}
-
-impl From<&MapInfo> for Found {
-    fn from(info: &MapInfo) -> Self {
-        Self {
-            kind: info
-                .map_type()
-                .map_or_else(|_| "unknown".to_owned(), |kind| format!("{kind:?}")),
-            key: info.key_size(),
-            value: info.value_size(),
-            entries: info.max_entries(),
-        }
-    }
-}
-
-impl Shape {
-    fn new<K, V>(name: &'static str, kind: MapType, entries: u32) -> Self {
-        Self {
-            name,
-            kind,
-            key: size_of::<K>(),
-            value: size_of::<V>(),
-            entries: Some(entries),
-            entries_min: entries,
-        }
-    }
-
-    fn hash<K, V>(name: &'static str, entries: u32) -> Self {
-        Self::new::<K, V>(name, MapType::Hash, entries)
-    }
-
-    /// The first difference in words, or none.
-    fn difference(&self, found: &Found) -> Option<String> {
-        let wanted = format!("{:?}", self.kind);
-        if found.kind != wanted {
-            return Some(format!("it is of type {}, wanted is {wanted}", found.kind));
-        }
-        for (what, is, wanted) in [
-            ("key", found.key, self.key),
-            ("value", found.value, self.value),
-        ] {
-            if usize::try_from(is).ok() != Some(wanted) {
-                return Some(format!("its {what} has {is} bytes, wanted are {wanted}"));
-            }
-        }
-        let fits = match self.entries {
-            Some(entries) => found.entries == entries,
-            None => found.entries >= self.entries_min,
-        };
-        (!fits).then(|| {
-            format!(
-                "it was made for {} entries, wanted are {}",
-                found.entries, self.entries_min
-            )
-        })
-    }
-}
-
-/// Every pinned map; a connection table has room for `connections_max` entries.
-pub(super) fn shapes(connections_max: u32) -> Vec<Shape> {
-    type V4 = [u8; 4];
-    type V6 = [u8; 16];
-    let mut reasons = Shape::new::<u32, u64>(names::REASONS, MapType::PerCpuArray, 0);
-    reasons.entries = None;
-    reasons.entries_min = u32::try_from(Reason::ALL.len()).unwrap_or(u32::MAX);
-    vec![
-        Shape::hash::<FrontendKey<V4>, Frontend>(names::FRONTENDS_V4, limits::FRONTENDS),
-        Shape::hash::<FrontendKey<V6>, Frontend>(names::FRONTENDS_V6, limits::FRONTENDS),
-        Shape::hash::<SlotKey, u32>(names::SLOTS, limits::SLOTS),
-        Shape::hash::<u32, Backend<V4>>(names::BACKENDS_V4, limits::BACKENDS),
-        Shape::hash::<u32, Backend<V6>>(names::BACKENDS_V6, limits::BACKENDS),
-        Shape::new::<u32, Cursor>(names::CURSORS, MapType::Array, limits::SERVICES),
-        Shape::hash::<ConnKey<V4>, Conn<V4>>(names::CONNS_V4, connections_max),
-        Shape::hash::<ConnKey<V6>, Conn<V6>>(names::CONNS_V6, connections_max),
-        Shape::new::<SourceRangeKey<V4>, u8>(
-            names::SRC_RANGES_V4,
-            MapType::LpmTrie,
-            limits::SOURCE_RANGES,
-        ),
-        Shape::new::<SourceRangeKey<V6>, u8>(
-            names::SRC_RANGES_V6,
-            MapType::LpmTrie,
-            limits::SOURCE_RANGES,
-        ),
-        Shape::hash::<u32, Iface>(names::IFACES, limits::IFACES),
-        reasons,
-    ]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn found(kind: &str, key: u32, value: u32, entries: u32) -> Found {
-        Found {
-            kind: kind.to_owned(),
-            key,
-            value,
-            entries,
-        }
-    }
-
-    #[test]
-    fn every_pinned_map_has_a_shape() {
-        let mut known: Vec<_> = shapes(1).iter().map(|shape| shape.name).collect();
-        let mut all = names::ALL.to_vec();
-        known.sort_unstable();
-        all.sort_unstable();
-        assert_eq!(known, all);
-    }
-
-    #[test]
-    fn a_map_that_differs_is_refused_with_what_differs() {
-        let shape = Shape::hash::<SlotKey, u32>(names::SLOTS, 10);
-        let wrong = |found: &Found| shape.difference(found).unwrap();
-        assert_eq!(shape.difference(&found("Hash", 8, 4, 10)), None);
-        assert!(wrong(&found("LruHash", 8, 4, 10)).contains("type LruHash"));
-        assert!(wrong(&found("Hash", 12, 4, 10)).contains("key has 12 bytes"));
-        assert!(wrong(&found("Hash", 8, 8, 10)).contains("value has 8 bytes"));
-        assert!(wrong(&found("Hash", 8, 4, 11)).contains("11 entries, wanted are 10"));
-    }
-
-    #[test]
-    fn counters_may_have_room_for_more_reasons_than_are_known() {
-        let shape = shapes(1).pop().unwrap();
-        let enough = u32::try_from(Reason::ALL.len()).unwrap();
-        assert_eq!(
-            shape.difference(&found("PerCpuArray", 4, 8, enough + 9)),
-            None
-        );
-        assert!(
-            shape
-                .difference(&found("PerCpuArray", 4, 8, enough - 1))
-                .is_some()
-        );
-    }
 
     #[test]
     fn a_directory_on_another_file_system_is_refused_with_the_command_to_mount_one() {

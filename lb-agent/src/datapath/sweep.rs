@@ -103,7 +103,10 @@ impl Sweeper {
         let thread = std::thread::Builder::new()
             .name("lb-sweep".to_owned())
             .spawn(move || run(v4, v6, &clock, &stopped, &counter))
-            .map_err(|source| DatapathError::Thread { source })?;
+            .map_err(|source| DatapathError::Thread {
+                what: "removes ended flows",
+                source,
+            })?;
         Ok(Self {
             stop: Some(stop),
             thread: Some(thread),

@@ -5,7 +5,8 @@
 //! long as they are wanted; also over a restart, because [`Ids::restore`] reads them back from the
 //! tables.
 //! **Invariant:** an id is free again only after [`Ids::settle`], which is called once the tables
-//! no longer hold it. Until then a late delete could hit its next user.
+//! no longer hold it, and [`Ids::end_pass`]. Until the former a late delete could hit its next user,
+//! until the latter a lookup that has read the old frontend could find the next user's slots.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -81,7 +82,7 @@ impl Default for IdLimits {
     fn default() -> Self {
         Self {
             services: limits::SERVICES,
-            backends: limits::BACKENDS,
+            backends: limits::BACKEND_IDS,
         }
     }
 }
@@ -338,6 +339,12 @@ impl Ids {
             port.unconfirmed
                 .retain(|address| known.contains_key(address));
         }
+    }
+
+    /// Gives ids free that were settled since the last call.
+    pub fn end_pass(&mut self) {
+        self.services.rested();
+        self.backends.rested();
     }
 
     fn release(&mut self, service: u32) {

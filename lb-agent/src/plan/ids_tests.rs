@@ -46,6 +46,7 @@ fn a_freed_id_is_given_away_only_after_it_is_settled() {
     let first = ids.backend(1, address(1)).unwrap();
     assert_eq!(ids.port(&key("b"), "", &[]).unwrap().0, 2);
     ids.settle(&ServiceKey::new("default", "a"), &TableContent::default());
+    ids.end_pass();
     let (id, generation) = ids.port(&key("c"), "", &[]).unwrap();
     assert_eq!(id, 1, "reused before a third one is begun");
     let again = ids.backend(1, address(1)).unwrap();

@@ -13,6 +13,8 @@ pub(crate) struct Pool {
     next: u32,
     limit: u32,
     free: VecDeque<u32>,
+    /// Given back, and not to be given out before [`Pool::rested`].
+    resting: Vec<u32>,
 }
 
 /// A number from the pool.
@@ -31,6 +33,7 @@ impl Pool {
             next: 1,
             limit,
             free: VecDeque::new(),
+            resting: Vec::new(),
         }
     }
 
@@ -55,10 +58,15 @@ impl Pool {
         Some(Taken { id, reused: false })
     }
 
-    /// Takes a number back.
+    /// Takes a number back; it is given out again after [`Self::rested`].
     pub(crate) fn give(&mut self, id: u32) {
         if (1..self.limit).contains(&id) {
-            self.free.push_back(id);
+            self.resting.push(id);
         }
+    }
+
+    /// What was given back may be given out again.
+    pub(crate) fn rested(&mut self) {
+        self.free.extend(self.resting.drain(..));
     }
 }

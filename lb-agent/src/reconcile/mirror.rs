@@ -7,11 +7,13 @@
 //! difference is still known.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::ops::Bound;
 
 use lb_common::abi::FrontendKey;
 
 use crate::model::tables::{Addr4, Addr6, FamilyTables, Op, TableContent, TableOp};
+use crate::plan::claims::FrontendAddress;
 
 /// The tables, split by service id.
 #[derive(Debug, Default)]
@@ -63,6 +65,16 @@ impl<A: Ord + Copy> Owners<A> {
             TableOp::DeleteSourceRange(key) => (None, Some(key.range.service)),
         }
     }
+}
+
+/// The frontends of `part` that `desired` lacks.
+fn missing<A: Ord + Copy + Into<IpAddr>>(
+    part: &FamilyTables<A>,
+    desired: &FamilyTables<A>,
+) -> impl Iterator<Item = FrontendAddress> {
+    let keys = part.frontends.keys();
+    keys.filter(|key| !desired.frontends.contains_key(key))
+        .map(|key| FrontendAddress::new(key.address.into(), key.port, key.proto))
 }
 
 impl Mirror {
@@ -126,6 +138,20 @@ impl Mirror {
         self.v4.of_frontends(&desired.v4, &mut found);
         self.v6.of_frontends(&desired.v6, &mut found);
         found
+    }
+
+    /// The frontends of the service ids `services` that `desired` lacks.
+    pub(super) fn left_by(
+        &self,
+        services: &BTreeSet<u32>,
+        desired: &TableContent,
+    ) -> Vec<FrontendAddress> {
+        let mut left = Vec::new();
+        for part in services.iter().filter_map(|id| self.parts.get(id)) {
+            left.extend(missing(&part.v4, &desired.v4));
+            left.extend(missing(&part.v6, &desired.v6));
+        }
+        left
     }
 
     /// True when some part has an entry where `put` would write one.

@@ -9,28 +9,30 @@
 
 pub mod audit;
 mod mirror;
+mod pass;
+mod warnings;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use lb_common::abi::Kind as FrontendKind;
-use tracing::{info, warn};
 
-use crate::diff::diff;
-use crate::error_chain;
 use crate::model::service::{Service, ServiceKey};
 use crate::model::snapshot::{ServiceSnapshot, Update};
 use crate::model::tables::TableContent;
+use crate::plan::PlanContext;
 use crate::plan::claims::Claims;
 use crate::plan::endpoints::NodeContext;
 use crate::plan::ids::{IdLimits, Ids};
 use crate::plan::node::{NodeAddresses, PlanOptions, TellsPods};
 use crate::plan::rules::{PortRules, service_rules};
 use crate::plan::warning::Warning;
-use crate::plan::{PlanContext, ServicePlan, plan_service};
 use crate::source::index::Index;
-use crate::tables::{ApplyError, Tables};
 use mirror::Mirror;
+use pass::context;
+use warnings::Warnings;
+
+pub use warnings::News;
 
 /// What does not change while the agent runs.
 #[derive(Clone, Debug)]
@@ -70,44 +72,9 @@ pub struct Reconciler {
     /// What the first list lacks; while there is any, nothing from an earlier process is removed.
     unreadable: Vec<String>,
     prune_due: bool,
-    warned: BTreeMap<ServiceKey, BTreeSet<Warning>>,
-    warnings_by_reason: BTreeMap<&'static str, usize>,
-    news: Vec<News>,
-}
-
-/// A warning that has come up.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct News {
-    /// The Service.
-    pub service: ServiceKey,
-    /// Its uid; may be empty.
-    pub uid: String,
-    /// What is wrong with it.
-    pub warning: Warning,
-}
-
-/// What planning needs of the reconciler, leaving its ids free to change.
-macro_rules! context {
-    ($this:ident) => {
-        PlanContext {
-            node: NodeContext {
-                name: $this.index.node_name(),
-                zone: $this.index.zone(),
-            },
-            addresses: &$this.addresses,
-            tells_pods: TellsPods::new(&$this.settings.options.detect_local, $this.index.node()),
-            options: &$this.settings.options,
-            claims: &$this.claims,
-            partial: !$this.unreadable.is_empty(),
-        }
-    };
-}
-
-/// Services that are written together.
-#[derive(Debug, Default)]
-struct Group {
-    services: BTreeMap<ServiceKey, TableContent>,
-    ids: BTreeSet<u32>,
+    /// Maps that had no room in this pass.
+    full: BTreeSet<&'static str>,
+    warnings: Warnings,
 }
 
 impl Reconciler {
@@ -124,9 +91,8 @@ impl Reconciler {
             listed: false,
             unreadable: Vec::new(),
             prune_due: true,
-            warned: BTreeMap::new(),
-            warnings_by_reason: BTreeMap::new(),
-            news: Vec::new(),
+            full: BTreeSet::new(),
+            warnings: Warnings::default(),
             settings,
         }
     }
@@ -206,37 +172,6 @@ impl Reconciler {
         }
     }
 
-    /// Plans every pending Service and writes the differences; nothing before the first
-    /// [`Update::Reset`] or [`Update::Partial`], because what is not known yet would look like gone.
-    pub fn sync(&mut self, tables: &mut impl Tables) -> Outcome {
-        let mut outcome = Outcome::default();
-        if !self.listed {
-            return outcome;
-        }
-        for group in self.plan_pending() {
-            let result = self.write(&group, tables);
-            outcome.changes += result.0;
-            if let Err(error) = result.1 {
-                for key in group.services.keys() {
-                    warn!(service = %key, error = %error_chain(&error), "write failed, trying again later");
-                }
-                continue;
-            }
-            if result.0 > 0 {
-                outcome.services += group.services.len();
-            }
-            for (key, desired) in &group.services {
-                self.ids.settle(key, desired);
-                self.pending.remove(key);
-            }
-        }
-        if self.may_prune() {
-            outcome.changes += self.prune(tables);
-        }
-        outcome.pending = self.pending_len();
-        outcome
-    }
-
     /// True once the source has sent everything that it has.
     pub fn is_listed(&self) -> bool {
         self.listed
@@ -288,19 +223,17 @@ impl Reconciler {
 
     /// The warnings in force.
     pub fn warnings(&self) -> impl Iterator<Item = (&ServiceKey, &Warning)> {
-        self.warned
-            .iter()
-            .flat_map(|(key, all)| all.iter().map(move |warning| (key, warning)))
+        self.warnings.iter()
     }
 
     /// Takes the warnings that have come up since the last call.
     pub fn take_news(&mut self) -> Vec<News> {
-        std::mem::take(&mut self.news)
+        self.warnings.take_news()
     }
 
     /// How many warnings are in force, by their reasons.
     pub fn warnings_by_reason(&self) -> &BTreeMap<&'static str, usize> {
-        &self.warnings_by_reason
+        self.warnings.by_reason()
     }
 
     /// Number of objects that are there and cannot be read; their last good state is in force.
@@ -321,124 +254,5 @@ impl Reconciler {
     /// Number of Services that are known.
     pub fn services_len(&self) -> usize {
         self.index.services_len()
-    }
-
-    /// Plans what is pending. Services between which a frontend moves come as one group, so that
-    /// the frontend is switched over and never missing.
-    fn plan_pending(&mut self) -> Vec<Group> {
-        let mut alone = Vec::new();
-        let mut movers = Group::default();
-        let mut plans = BTreeMap::new();
-        let mut taken = Vec::new();
-        for key in self.pending.clone() {
-            let plan = self.plan(&key);
-            let owned = self.ids.owned_by(&key);
-            let holders = self.mirror.holders(&plan.tables);
-            taken.extend(holders.difference(&owned).map(|id| (key.clone(), *id)));
-            plans.insert(key, (plan.tables, owned));
-        }
-        // Only now is it known who took over which id of an earlier process.
-        let mut moving = BTreeSet::new();
-        for (taker, id) in taken {
-            moving.insert(taker);
-            moving.extend(self.ids.owner(id).map(|owner| owner.service.clone()));
-        }
-        for (key, (tables, ids)) in plans {
-            if moving.contains(&key) {
-                movers.services.insert(key, tables);
-                movers.ids.extend(ids);
-            } else {
-                let services = BTreeMap::from([(key, tables)]);
-                alone.push(Group { services, ids });
-            }
-        }
-        if !movers.services.is_empty() {
-            alone.push(movers);
-        }
-        alone
-    }
-
-    fn plan(&mut self, key: &ServiceKey) -> ServicePlan {
-        let plan = match self.index.snapshot(key) {
-            Some(snapshot) => {
-                // Field by field, because the ids change meanwhile.
-                let context = context!(self);
-                plan_service(&snapshot, context, &mut self.ids)
-            }
-            None => ServicePlan::default(),
-        };
-        self.warn(key, &plan.warnings);
-        plan
-    }
-
-    /// Says each warning once for as long as it holds.
-    fn warn(&mut self, key: &ServiceKey, warnings: &BTreeSet<Warning>) {
-        let before = self.warned.remove(key).unwrap_or_default();
-        for warning in warnings.difference(&before) {
-            warn!(service = %key, "{warning}");
-            *self.warnings_by_reason.entry(warning.reason()).or_default() += 1;
-            let service = self.index.service(key);
-            self.news.push(News {
-                service: key.clone(),
-                uid: service.map(|s| s.uid.clone()).unwrap_or_default(),
-                warning: warning.clone(),
-            });
-        }
-        for gone in before.difference(warnings) {
-            if let Some(count) = self.warnings_by_reason.get_mut(gone.reason()) {
-                *count = count.saturating_sub(1);
-            }
-        }
-        if !warnings.is_empty() {
-            self.warned.insert(key.clone(), warnings.clone());
-        }
-    }
-
-    /// Writes the difference of one group and stops at the first write that fails, because later
-    /// ones count on it.
-    fn write(
-        &mut self,
-        group: &Group,
-        tables: &mut impl Tables,
-    ) -> (usize, Result<(), ApplyError>) {
-        let mut desired = TableContent::default();
-        for share in group.services.values() {
-            desired.merge(share.clone());
-        }
-        self.write_difference(&group.ids, &desired, tables)
-    }
-
-    fn write_difference(
-        &mut self,
-        ids: &BTreeSet<u32>,
-        desired: &TableContent,
-        tables: &mut impl Tables,
-    ) -> (usize, Result<(), ApplyError>) {
-        let mut done = 0;
-        for op in diff(&self.mirror.share(ids), desired) {
-            if let Err(error) = tables.apply(&op) {
-                return (done, Err(error));
-            }
-            self.mirror.apply(&op);
-            done += 1;
-        }
-        (done, Ok(()))
-    }
-
-    /// Deletes what an earlier process left behind and no Service wants.
-    fn prune(&mut self, tables: &mut impl Tables) -> usize {
-        let orphans = self.ids.orphans();
-        let (done, result) = self.write_difference(&orphans, &TableContent::default(), tables);
-        match result {
-            Ok(()) => {
-                if done > 0 {
-                    info!("removed {done} entries that no Service wants any more");
-                }
-                self.ids.release_orphans();
-                self.prune_due = false;
-            }
-            Err(error) => warn!(error = %error_chain(&error), "prune failed, trying again later"),
-        }
-        done
     }
 }

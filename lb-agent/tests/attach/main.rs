@@ -13,7 +13,10 @@
 )]
 
 mod devices;
+mod filling;
 mod foreign;
+mod grow;
+mod halted;
 mod pinned;
 mod restart;
 mod support;

@@ -145,6 +145,11 @@ fn cursors_are_seeded_once() {
         );
         start(&config).unwrap();
         assert_eq!(read(), seeded);
+        // There is one for every id, and those that are used last are seeded last.
+        wait_until("the last cursors", || {
+            (limits::SERVICES - 64..limits::SERVICES)
+                .any(|n| cursors(bpffs).get(&n, 0).unwrap() != 0)
+        });
     });
 }
 

@@ -71,18 +71,29 @@ pub mod names {
 
 /// Sizes that the loader may replace from configuration, as compiled in.
 pub mod limits {
-    /// Service ids, counting from 1; also the length of `CURSORS`.
-    pub const SERVICES: u32 = 65_536;
-    /// Frontends of one family.
+    /// Service ids, counting from 1; also the length of `CURSORS`, which cannot grow: programs
+    /// write it. 2 MiB, so there is no need for less.
+    pub const SERVICES: u32 = 262_144;
+    /// Backend ids of both families together, counting from 1; as many as the largest map holds.
+    pub const BACKEND_IDS: u32 = BACKENDS_MAX;
+    /// Frontends of one family, to begin with.
     pub const FRONTENDS: u32 = 65_536;
-    /// Slots of both families together.
+    /// Frontends of one family at most: 16 for each service id, 64 MiB of buckets.
+    pub const FRONTENDS_MAX: u32 = 1 << 22;
+    /// Slots of both families together, to begin with.
     pub const SLOTS: u32 = 1_048_576;
-    /// Backends of one family.
+    /// Slots of both families together at most: 64 for each service id, 256 MiB of buckets.
+    pub const SLOTS_MAX: u32 = 1 << 24;
+    /// Backends of one family, to begin with.
     pub const BACKENDS: u32 = 262_144;
+    /// Backends of one family at most: 64 for each service id, 256 MiB of buckets.
+    pub const BACKENDS_MAX: u32 = 1 << 24;
     /// Entries of one connection table; a connection takes two.
     pub const CONNECTIONS: u32 = 262_144;
-    /// Source ranges of one family.
+    /// Source ranges of one family, to begin with.
     pub const SOURCE_RANGES: u32 = 65_536;
+    /// Source ranges of one family at most: 16 for each service id.
+    pub const SOURCE_RANGES_MAX: u32 = 1 << 22;
     /// Managed devices.
     pub const IFACES: u32 = 16_384;
     /// Backends in one list of one service port, from the width of a slot number.

@@ -13,6 +13,7 @@ use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use lb_lab::agent::find_binary;
 use lb_lab::apiserver::{self, ApiServer, Cluster, ClusterSpec, Fault};
+use lb_lab::bench::BenchArgs;
 use lb_lab::demo::{self, Screen};
 use lb_lab::stale::{self, Found, FoundHost};
 use lb_lab::{Lab, Place, Pod, RpFilter, RuleTool, Server, Topology, TxOffload, Underlay};
@@ -47,6 +48,8 @@ enum Verb {
     /// and when the event went out (`CLOCK_MONOTONIC`, ns), `changes COUNT INTERVAL_US` does so many
     /// times, `stats` tells the server's own cost, `quit` ends it, as the end of the input does.
     Apiserver(Apiserver),
+    /// Measure what the control plane costs
+    Bench(BenchArgs),
     /// List the labs of this machine with their hosts
     List,
     /// Run a command on a host of a lab (a node, a pod, a client or the router)
@@ -172,6 +175,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Verb::Up(options) => up(&options),
         Verb::Demo(options) => show_demo(&options),
         Verb::Apiserver(options) => serve_api(options),
+        Verb::Bench(options) => bench(&options),
         Verb::List => list(),
         Verb::Exec(exec) => enter(&exec),
         Verb::Clean => clean(),
@@ -314,6 +318,11 @@ fn serve_api(options: Apiserver) -> anyhow::Result<ExitCode> {
     writeln!(out, "listening on {}", server.url())?;
     out.flush()?;
     apiserver::converse(&server, &mut cluster, io::stdin().lock(), out)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn bench(options: &BenchArgs) -> anyhow::Result<ExitCode> {
+    options.run(&mut io::stdout().lock())?;
     Ok(ExitCode::SUCCESS)
 }
 

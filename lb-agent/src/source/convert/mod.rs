@@ -121,7 +121,8 @@ pub(crate) fn endpoint_slice(object: &discovery::EndpointSlice) -> Result<Option
         .and_then(|labels| labels.get(LABEL_SERVICE_NAME))
         .filter(|name| !name.is_empty())
         .map(|name| ServiceKey::new(key.namespace.clone(), name.clone()));
-    let mut ports = Vec::new();
+    // As large as needed and no larger: there may be hundreds of thousands of these.
+    let mut ports = Vec::with_capacity(object.ports.as_ref().map_or(0, Vec::len));
     for (at, port) in object.ports.iter().flatten().enumerate() {
         let field = format!("ports[{at}]");
         // A port without a number stands for all ports, which only a headless Service can have.
@@ -134,7 +135,7 @@ pub(crate) fn endpoint_slice(object: &discovery::EndpointSlice) -> Result<Option
             port: port_number(&format!("{field}.port"), number)?,
         });
     }
-    let mut endpoints = Vec::new();
+    let mut endpoints = Vec::with_capacity(object.endpoints.as_ref().map_or(0, Vec::len));
     let mut rejected = Vec::new();
     for (at, item) in object.endpoints.iter().flatten().enumerate() {
         match slice_endpoint(&format!("endpoints[{at}]"), item, family) {
@@ -303,7 +304,7 @@ pub(crate) fn node(object: &core::Node) -> Result<Node> {
 }
 
 fn service_ports(list: &[core::ServicePort]) -> Result<Vec<ServicePort>> {
-    let mut ports: Vec<ServicePort> = Vec::new();
+    let mut ports: Vec<ServicePort> = Vec::with_capacity(list.len());
     for (at, item) in list.iter().enumerate() {
         let field = format!("spec.ports[{at}]");
         let name = item.name.clone().unwrap_or_default();

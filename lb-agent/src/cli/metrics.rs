@@ -43,7 +43,7 @@ struct Result {
 
 /// The counters of one agent. Clones share them.
 #[derive(Clone, Debug)]
-pub struct Metrics {
+pub(super) struct Metrics {
     registry: Arc<Mutex<Registry>>,
     services: Gauge<i64, AtomicI64>,
     pending: Gauge<i64, AtomicI64>,
@@ -63,7 +63,7 @@ impl Default for Metrics {
 
 impl Metrics {
     /// Counters that stand at zero.
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         // 20 us to 1.3 s, each bound twice the one before.
         let update_seconds = Histogram::new(exponential_buckets(20e-6, 2.0, 17));
         let metrics = Self {
@@ -120,7 +120,7 @@ impl Metrics {
     }
 
     /// Takes note of one pass of the reconciler.
-    pub fn pass(&self, outcome: Outcome, reconciler: &Reconciler) {
+    pub(super) fn pass(&self, outcome: Outcome, reconciler: &Reconciler) {
         let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         self.services.set(number(reconciler.services_len()));
         self.pending.set(number(outcome.pending));
@@ -135,12 +135,12 @@ impl Metrics {
     }
 
     /// Takes note of the time from the arrival of an update to its last write.
-    pub fn updated(&self, took: Duration) {
+    pub(super) fn updated(&self, took: Duration) {
         self.update_seconds.observe(took.as_secs_f64());
     }
 
     /// Takes note of what an audit has found.
-    pub fn audited(&self, report: AuditReport) {
+    pub(super) fn audited(&self, report: AuditReport) {
         for (result, count) in [
             ("restored", report.restored),
             ("removed", report.removed),
@@ -152,7 +152,7 @@ impl Metrics {
     }
 
     /// Everything as text.
-    pub fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
         let mut text = String::new();
         // Writing to a String cannot fail.
@@ -161,7 +161,7 @@ impl Metrics {
     }
 
     /// Serves `/metrics` at `address` for as long as the runtime lives.
-    pub async fn serve(self, address: SocketAddr) {
+    pub(super) async fn serve(self, address: SocketAddr) {
         let mut told = false;
         let listener = loop {
             match tokio::net::TcpListener::bind(address).await {
