@@ -93,7 +93,7 @@ fn is_sorted(list: &Value, fields: &[&str]) -> bool {
         let of = |field: &&str| match &item[*field] {
             Value::String(text) => text.clone(),
             Value::Number(number) => format!("{number:>9}"),
-            other => other.to_string(),
+            Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => String::new(),
         };
         fields.iter().map(of).collect()
     };
@@ -239,7 +239,7 @@ fn endpoints(scenario: &Scenario) -> BTreeSet<(String, String)> {
         .iter()
         .filter_map(|object| match object {
             Object::Service(service) => Some(service.key.to_string()),
-            _ => None,
+            Object::EndpointSlice(_) | Object::Endpoints(..) | Object::Node(_) => None,
         })
         .collect();
     let mut found = BTreeSet::new();

@@ -3,6 +3,7 @@
 //! YAML and as JSON, through the checks of the fuzz targets.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
+use std::fmt::Write as _;
 use std::fs;
 
 use proptest::prelude::*;
@@ -192,7 +193,7 @@ fn deep_and_repeated_structures_are_refused_or_planned() {
     let mut aliases = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n".to_owned();
     for n in 1..12 {
         let many = format!("*a{}, ", n - 1).repeat(9);
-        aliases += &format!("a{n}: &a{n} [{many}]\n");
+        writeln!(aliases, "a{n}: &a{n} [{many}]").unwrap();
     }
     for text in [deep("[", "]"), deep("{a: ", "}"), deep("- ", ""), aliases] {
         assert_eq!(check::check("deep.yaml", &text, 0), 0);

@@ -29,6 +29,15 @@ fn every_scenario_leads_to_its_plan_and_its_tables() {
 }
 
 #[test]
+fn every_scenario_is_in_the_table_of_the_readme() {
+    let readme = include_str!("README.md");
+    for scenario in scenarios() {
+        let name = format!("`{}`", scenario.name);
+        assert!(readme.contains(&name), "{name} shows what?");
+    }
+}
+
+#[test]
 fn the_order_of_arrival_does_not_matter() {
     for scenario in scenarios() {
         let expected = scenario.listed().text_without_ids();

@@ -4,6 +4,7 @@
 //! meanwhile than before or after.
 //!
 //! `order.rs` says what a lookup does, and asks the same of simpler worlds with the packet path.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -176,7 +177,7 @@ fn step() -> impl Strategy<Value = Step> {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: 300,
+        cases: 200,
         failure_persistence: None,
         ..ProptestConfig::default()
     })]

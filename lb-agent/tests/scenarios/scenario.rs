@@ -74,7 +74,7 @@ impl Scenario {
             objects,
             problems,
             settings: Settings {
-                options: options.unwrap_or_else(|e| panic!("{name}: {e}")),
+                options: options.unwrap(),
                 ..settings()
             },
             addresses: addresses.map(|all| all.iter().map(|ip| ip.parse().unwrap()).collect()),

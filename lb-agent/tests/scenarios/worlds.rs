@@ -13,7 +13,8 @@ use lb_agent::model::endpoint::{Endpoint, EndpointPort, EndpointSlice, SliceKey}
 use lb_agent::model::service::{
     IpFamily, Node, Protocol, Service, ServiceKey, ServicePort, ServiceType, TrafficPolicy,
 };
-use lb_agent::model::snapshot::{Change, Object};
+use lb_agent::model::snapshot::{Change, Object, Update};
+use lb_agent::model::tables::TableContent;
 use lb_agent::reconcile::Settings;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
@@ -42,11 +43,9 @@ pub(crate) struct World {
 impl World {
     /// A node that starts with this world.
     pub(crate) fn listed(&self, settings: &Settings) -> Bench {
-        let mut bench = Bench::with(settings.clone(), Default::default(), 1);
+        let mut bench = Bench::with(settings.clone(), TableContent::default(), 1);
         bench.reconciler.receive_addresses(self.addresses.clone());
-        bench.take(lb_agent::model::snapshot::Update::Reset(
-            self.objects.clone(),
-        ));
+        bench.take(Update::Reset(self.objects.clone()));
         bench
     }
 
