@@ -81,13 +81,21 @@ impl Agent {
         Ok(agent)
     }
 
-    /// Starts the agent without waiting for it to be ready.
+    /// Starts the agent on a folder of manifests without waiting for it to be ready.
     pub fn spawn(
         node: &Node,
         binary: &Path,
         manifests: &Path,
         extra_args: &[&str],
     ) -> Result<Self, LabError> {
+        let manifests = manifests.display().to_string();
+        let mut args = vec!["--manifests", manifests.as_str()];
+        args.extend(extra_args);
+        Self::spawn_with(node, binary, &args)
+    }
+
+    /// Starts the agent without waiting for it to be ready; `args` say where its objects come from.
+    pub fn spawn_with(node: &Node, binary: &Path, args: &[&str]) -> Result<Self, LabError> {
         let number = COUNTER.fetch_add(1, Ordering::Relaxed);
         let socket_path = node.file(&format!(".{number}.notify"));
         let socket = UnixDatagram::bind(&socket_path);
@@ -101,17 +109,13 @@ impl Agent {
             .try_clone()
             .map_err(LabError::io("copy a descriptor"))?;
         let mut command = node.command(binary)?;
-        command
-            .arg("run")
-            .arg("--manifests")
-            .arg(manifests)
-            .args(["--node", node.name()]);
+        command.arg("run").args(["--node", node.name()]);
         command
             .arg("--bpffs")
             .arg(node.bpffs())
             .arg("--cgroup")
             .arg(node.cgroup());
-        command.args(extra_args).env("NOTIFY_SOCKET", &socket_path);
+        command.args(args).env("NOTIFY_SOCKET", &socket_path);
         command.stdin(Stdio::null()).stdout(output).stderr(errors);
         let line = run::describe(&command);
         let child = command

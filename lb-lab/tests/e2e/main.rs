@@ -14,6 +14,7 @@ mod bulk;
 mod clusterip;
 mod collisions;
 mod early;
+mod from_api;
 mod inspect;
 mod lifecycle;
 mod load;

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Objects from an API server: served, followed, and remembered when nobody can be asked.
+//!
+//! The server is the lab's own, in the node's namespace; the agent's client, the maps and the
+//! traffic are the real ones.
+//! **Invariant:** waiting is for what a client of the Service sees, with a bound. Read next:
+//! `lifecycle.rs`, which does the like with manifests.
+#![expect(clippy::unwrap_used, reason = "a test ends at the first failure")]
+
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use lb_lab::agent::find_binary;
+use lb_lab::{Agent, ApiServer, Lab, Node, Pod};
+use serde_json::json;
+
+use crate::cluster::{TARGET, get, pause};
+use crate::common::can_run;
+
+const VIP: &str = "10.0.1.1:80";
+/// How long a change may take to be seen by a client, an outage of the server behind it included.
+const SEEN_WITHIN: Duration = Duration::from_secs(10);
+/// How long a rebooted node may take to forward again, the start of its agent included.
+const REBOOT_MAX: Duration = Duration::from_secs(15);
+
+/// Starts a server in the node's namespace, where its agent reaches it.
+fn api_server(node: &Node) -> ApiServer {
+    let start = || ApiServer::start("127.0.0.1:0".parse().unwrap());
+    node.netns().run(start).unwrap().unwrap()
+}
+
+fn publish(server: &ApiServer, node: &Node, backends: &[&Pod]) {
+    server
+        .apply(json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": node.name()}}))
+        .unwrap();
+    server
+        .apply(json!({
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": {"name": "web", "namespace": "default"},
+            "spec": {"clusterIP": "10.0.1.1", "clusterIPs": ["10.0.1.1"],
+                     "ports": [{"port": 80, "protocol": "TCP"}]},
+        }))
+        .unwrap();
+    let endpoints: Vec<_> = backends
+        .iter()
+        .map(|pod| json!({"addresses": [pod.v4().to_string()], "nodeName": node.name()}))
+        .collect();
+    server
+        .apply(json!({
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+            "metadata": {"name": "web-1", "namespace": "default",
+                         "labels": {"kubernetes.io/service-name": "web"}},
+            "addressType": "IPv4", "ports": [{"name": "", "port": TARGET, "protocol": "TCP"}],
+            "endpoints": endpoints,
+        }))
+        .unwrap();
+}
+
+/// Waits until the pod that answers a new connection is `wanted`.
+fn wait_for_answer(client: &Pod, wanted: &str) {
+    let vip: SocketAddr = VIP.parse().unwrap();
+    let until = Instant::now() + SEEN_WITHIN;
+    while get(client, vip, "/").text() != wanted {
+        assert!(Instant::now() < until, "{wanted} never answered");
+        pause(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn objects_of_an_api_server_are_served_followed_and_remembered() {
+    if !can_run() {
+        return;
+    }
+    let lab = Lab::builder().nodes(1).build().unwrap();
+    let node = lab.node(0);
+    let client = node.pod("client", 2).unwrap();
+    let (first, second) = (
+        node.pod("first", 5).unwrap(),
+        node.pod("second", 6).unwrap(),
+    );
+    let _servers = [first.serve(TARGET).unwrap(), second.serve(TARGET).unwrap()];
+    let server = api_server(node);
+    publish(&server, node, &[&first]);
+
+    let binary = find_binary().unwrap();
+    let state = tempfile::tempdir().unwrap();
+    let (url, folder) = (server.url(), state.path().display().to_string());
+    let args = ["--api-server", url.as_str(), "--state-dir", folder.as_str()];
+    let mut agent = Agent::spawn_with(node, &binary, &args).unwrap();
+    agent.wait_ready(REBOOT_MAX).unwrap();
+    wait_for_answer(&client, "first");
+    publish(&server, node, &[&second]);
+    wait_for_answer(&client, "second");
+
+    // Neither the server nor the agent is needed for what is in force.
+    server.pause();
+    agent.kill().unwrap();
+    wait_for_answer(&client, "second");
+
+    // A reboot: programs, maps and flows are gone, the state directory is there.
+    std::fs::remove_dir_all(node.bpffs()).unwrap();
+    std::fs::create_dir(node.bpffs()).unwrap();
+    let vip = VIP.parse().unwrap();
+    let dial = || TcpStream::connect_timeout(&vip, Duration::from_millis(200));
+    // The kernel lets go of programs a little later.
+    let until = Instant::now() + SEEN_WITHIN;
+    while client.run(dial).unwrap().is_ok() {
+        assert!(Instant::now() < until, "somebody still forwards");
+    }
+    let mut agent = Agent::spawn_with(node, &binary, &args).unwrap();
+    agent.wait_ready(REBOOT_MAX).unwrap();
+    wait_for_answer(&client, "second");
+
+    // What the server says when it is back is what counts.
+    publish(&server, node, &[&first]);
+    node.netns().run(|| server.resume()).unwrap().unwrap();
+    wait_for_answer(&client, "first");
+    assert!(agent.stop().unwrap().success());
+}
