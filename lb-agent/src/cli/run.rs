@@ -83,7 +83,7 @@ pub(super) struct RunArgs {
           value_parser = clap::value_parser!(u32).range(2..))]
     connections_max: u32,
     /// Seconds between two audits of the maps, which mend what others have changed; 0 for none.
-    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
     audit_interval: u64,
     /// Where to serve metrics for Prometheus; `none` for nowhere.
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:10249",

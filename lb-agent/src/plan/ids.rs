@@ -167,21 +167,24 @@ impl Ids {
         uid: &str,
         frontends: &[FrontendAddress],
     ) -> Result<(u32, u32), Exhausted> {
-        let id = match self.by_key.get(key) {
-            Some(id) => *id,
+        let known = self.by_key.get(key).copied();
+        let id = match known {
+            Some(id) => id,
             None => match self.adopt(frontends) {
                 Some(id) => id,
                 None => self.services.take().ok_or(Exhausted)?.id,
             },
         };
-        self.by_key.insert(key.clone(), id);
         let port = self.ports.entry(id).or_default();
         if port.generation == 0 || (port.owner.is_some() && port.uid != uid) {
             port.generation = self.stamp;
             self.stamp = self.stamp.saturating_add(1);
         }
         uid.clone_into(&mut port.uid);
-        port.owner = Some(key.clone());
+        if known.is_none() {
+            port.owner = Some(key.clone());
+            self.by_key.insert(key.clone(), id);
+        }
         Ok((id, port.generation))
     }
 

@@ -18,7 +18,7 @@ use std::net::IpAddr;
 use lb_common::abi::Kind as FrontendKind;
 
 use crate::model::service::{Service, ServiceKey};
-use crate::model::snapshot::{ServiceSnapshot, Update};
+use crate::model::snapshot::{Change, Object, ObjectRef, ServiceSnapshot, Update};
 use crate::model::tables::TableContent;
 use crate::plan::PlanContext;
 use crate::plan::claims::Claims;
@@ -43,6 +43,17 @@ pub struct Settings {
     pub options: PlanOptions,
     /// How many ids there are.
     pub id_limits: IdLimits,
+}
+
+/// True when an update is about endpoints and nothing else.
+fn only_slices(update: &Update) -> bool {
+    let is_slice = |change: &Change| match change {
+        Change::Apply(Object::EndpointSlice(_)) | Change::Delete(ObjectRef::EndpointSlice(_)) => {
+            true
+        }
+        Change::Apply(_) | Change::Delete(_) | Change::Invalid { .. } => false,
+    };
+    matches!(update, Update::Changes(changes) if changes.iter().all(is_slice))
 }
 
 /// What one pass did.
@@ -111,7 +122,13 @@ impl Reconciler {
             Update::Complete => self.complete(),
             Update::Relist { .. } | Update::Changes(_) => {}
         }
+        let only_slices = only_slices(&update);
         let mut dirty = self.index.update(update);
+        if only_slices {
+            // Neither claims nor addresses depend on endpoints.
+            self.pending.append(&mut dirty);
+            return;
+        }
         if self.find_addresses() {
             let on_nodes = |s: &&Service| {
                 let node_ports = s.ports.iter().any(|port| port.node_port.is_some());

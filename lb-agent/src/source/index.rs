@@ -130,6 +130,14 @@ impl Index {
                 if self.slices.get(&slice.key) == Some(&slice) {
                     return BTreeSet::new();
                 }
+                if let Some(known) = self.slices.get_mut(&slice.key)
+                    && known.service == slice.service
+                {
+                    // The usual case: nothing but the endpoints has changed.
+                    let service = slice.service.clone();
+                    *known = slice;
+                    return service.into_iter().collect();
+                }
                 let mut dirty = self.remove_slice(&slice.key);
                 if let Some(service) = &slice.service {
                     self.slices_of

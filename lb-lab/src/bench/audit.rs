@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a restart takes, and what an audit of all maps costs.
 //!
-//! Audits are ten minutes apart; an agent that does one after the other shows the cost of one.
+//! Audits are an hour apart; an agent that does one after the other shows the cost of one.
 //! **Invariant:** nothing changes meanwhile, so whatever the agent uses is for audits.
 //! Read next: lb-agent/src/cli/audits.rs.
 

@@ -47,7 +47,7 @@ const WISHES: [Wish; 9] = [
     wish("idle, audits included", 10_000, 0.1, "%", idle),
 ];
 /// What the agent's `--audit-interval` is by default.
-const AUDIT_INTERVAL_SECS: f64 = 600.0;
+const AUDIT_INTERVAL_SECS: f64 = 3600.0;
 /// How much slower a change of a large cluster may be than of a small one.
 const GATE_MOST: f64 = 1.3;
 
@@ -75,7 +75,7 @@ fn memory(cluster: &Cluster) -> f64 {
     cluster.rss_mib * MB_PER_MIB
 }
 
-/// An audit every ten minutes, as the agent does without being told, is part of doing nothing.
+/// An audit every hour, as the agent does without being told, is part of doing nothing.
 fn idle(cluster: &Cluster) -> f64 {
     let audit = cluster.audit_cpu_ms.unwrap_or_default() / 1e3;
     cluster.idle_cpu_percent + audit / AUDIT_INTERVAL_SECS * 100.0
