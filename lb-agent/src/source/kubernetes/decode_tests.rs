@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Lines and pages as servers write them, in every order of keys, and as they should not.
-#![expect(clippy::wildcard_enum_match_arm, reason = "helpers of tests")]
 
 use super::*;
 
