@@ -139,6 +139,8 @@ async fn a_version_that_the_server_does_not_know_leads_to_a_list() {
         Reply::status(504, "Too large resource version: 9, current: 3"),
         Reply::status(400, "invalid resource version"),
         Reply::lines(["{\"type\":\"ADDED\",\"object\":{{{"]),
+        // Whatever it says, it is a change that is not known here.
+        Reply::lines([event("RENAMED", service("a", 10, "80"))]),
     ] {
         let mut answer = Some(answer);
         let server = server(move |request| match answer.take() {
