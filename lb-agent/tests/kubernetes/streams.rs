@@ -139,6 +139,10 @@ async fn a_version_that_the_server_does_not_know_leads_to_a_list() {
         Reply::status(504, "Too large resource version: 9, current: 3"),
         Reply::status(400, "invalid resource version"),
         Reply::lines(["{\"type\":\"ADDED\",\"object\":{{{"]),
+        // Whatever it says, it is a change that is not known here.
+        Reply::lines([event("RENAMED", service("a", 10, "80"))]),
+        // Such a bookmark comes from a server that was set back.
+        Reply::lines([bookmark(3, false)]),
     ] {
         let mut answer = Some(answer);
         let server = server(move |request| match answer.take() {
@@ -153,4 +157,30 @@ async fn a_version_that_the_server_does_not_know_leads_to_a_list() {
         assert_eq!(source.next().await, "reset a:80");
         assert_eq!(source.next().await, "relist Services b:80");
     }
+}
+
+#[tokio::test]
+async fn a_stream_that_says_nothing_where_others_had_bookmarks_leads_to_a_list() {
+    let mut streams = 0;
+    let server = server(move |request| {
+        if request.wants_initial_events() {
+            return Reply::lines([added("b", 2, 80), bookmark(3, true)]);
+        }
+        streams += 1;
+        let wait = Step::Wait(Duration::from_millis(1_200));
+        match streams {
+            1 => Reply::steps([line(bookmark(50, false)), wait, Step::End]),
+            2 => Reply::steps([wait, Step::End]),
+            _ => Reply::steps([]),
+        }
+    })
+    .await;
+    let mut patience = patience();
+    patience.stream_secs = (1, 1);
+    patience.grace = Duration::from_secs(5);
+    patience.bookmark = Duration::from_secs(5);
+    let mut source = Following::with(&server.url, |_| {}, patience).await;
+    assert_eq!(source.next().await, "reset a:80");
+    assert_eq!(source.next().await, "relist Services b:80");
+    assert_eq!(server.count(from("50")), 1);
 }

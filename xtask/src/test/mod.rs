@@ -81,7 +81,7 @@ struct Stage {
 }
 
 /// Tests that need no privileges; all others of lb-agent load programs, and of lb-lab make namespaces.
-const GOLDEN_TESTS: [&str; 3] = ["scenarios", "apiserver", "kubernetes"];
+const GOLDEN_TESTS: [&str; 4] = ["scenarios", "apiserver", "kubernetes", "apifaults"];
 
 const UNIT: Stage = Stage {
     name: "unit",
@@ -92,14 +92,14 @@ const UNIT: Stage = Stage {
 };
 const GOLDEN: Stage = Stage {
     name: "golden",
-    expression: "kind(test) & (binary(=scenarios) | binary(=apiserver) | binary(=kubernetes))",
+    expression: "kind(test) & (binary(=scenarios) | binary(=apiserver) | binary(=kubernetes) | binary(=apifaults))",
     selects: |_, kind, name| kind == "test" && GOLDEN_TESTS.contains(&name),
     needs_privileges: false,
     has_examples: false,
 };
 const BPF: Stage = Stage {
     name: "bpf",
-    expression: "not package(lb-lab) & kind(test) & not (binary(=scenarios) | binary(=kubernetes))",
+    expression: "not package(lb-lab) & kind(test) & not (binary(=scenarios) | binary(=kubernetes) | binary(=apifaults))",
     selects: |package, kind, name| {
         package != "lb-lab" && kind == "test" && !GOLDEN_TESTS.contains(&name)
     },

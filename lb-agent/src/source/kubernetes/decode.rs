@@ -323,7 +323,11 @@ pub(super) fn event<T: Watched>(line: &[u8]) -> Result<Event, serde_json::Error>
             Event::Bookmark(meta.resource_version.filter(|v| !v.is_empty()), ends)
         }
         "ERROR" => Event::Ended(serde_json::from_slice(object)?),
-        other => Event::Nameless(format!("an event of the unknown type {other:?}")),
+        // Whatever it says is not known here, so what is known is no longer all there is.
+        other => {
+            let what = format!("an event of the unknown type {other:?}");
+            return Err(serde::de::Error::custom(what));
+        }
     })
 }
 

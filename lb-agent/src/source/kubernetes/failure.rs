@@ -50,6 +50,9 @@ pub(super) enum Failure {
     /// The version that we know is too old to go on from.
     #[error("the API server has forgotten the version that is known here (410)")]
     Gone,
+    /// The server's versions are below those that it has told before.
+    #[error("the API server was set back to a state before the one that is known here")]
+    SetBack,
     /// The server is overloaded or broken.
     #[error("the API server cannot serve now ({code}): {message}")]
     Busy {
@@ -98,6 +101,7 @@ impl Failure {
             Self::Refused { resource, .. } => (5, resource),
             Self::Broken { .. } => (6, ""),
             Self::Garbled { .. } => (7, ""),
+            Self::SetBack => (8, ""),
         }
     }
 
@@ -147,6 +151,7 @@ impl Backoff {
             | Failure::Unauthorized { .. }
             | Failure::Forbidden { .. }
             | Failure::Gone
+            | Failure::SetBack
             | Failure::Busy { .. }
             | Failure::Refused { .. }
             | Failure::Broken { .. }

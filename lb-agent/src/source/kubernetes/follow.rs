@@ -4,7 +4,8 @@
 //! The first list comes as a stream where the server can do that, else page by page. What breaks is
 //! begun again where it broke; where that is not known any more, everything is listed anew.
 //! **Invariant:** a list is handed on when it is complete or not at all; events are handed on in
-//! the order of the stream, whatever their versions say.
+//! the order of the stream, whatever their versions say. Versions are compared for one thing only:
+//! to find out a server that was set back.
 //! Read next: hub.rs, which they are handed to.
 
 use std::collections::BTreeMap;
@@ -37,6 +38,10 @@ pub(super) struct Follower<T> {
     backoff: Backoff,
     /// What is known is the state of this version; none before the first list.
     version: Option<String>,
+    /// The highest version since the last list, where versions are numbers.
+    highest: u64,
+    /// This server sends bookmarks, so a stream without any is a strange one.
+    sends_bookmarks: bool,
     kind: PhantomData<fn() -> T>,
 }
 
@@ -50,8 +55,17 @@ struct Stream {
     received: Instant,
     /// Something good came from it.
     works: bool,
+    /// Any line came.
+    spoke: bool,
     /// The server sends bookmarks from time to time, so silence means something.
     has_bookmarks: bool,
+}
+
+impl Stream {
+    /// It has lasted as long as it was to.
+    fn is_over(&self) -> bool {
+        self.opened.elapsed() >= self.length
+    }
 }
 
 impl<T: Watched> Follower<T> {
@@ -63,6 +77,8 @@ impl<T: Watched> Follower<T> {
             patience,
             backoff: Backoff::new(),
             version: None,
+            highest: 0,
+            sends_bookmarks: false,
             kind: PhantomData,
         }
     }
@@ -113,6 +129,7 @@ impl<T: Watched> Follower<T> {
             length: Duration::from_secs(seconds.into()),
             received: opened,
             works: false,
+            spoke: false,
             has_bookmarks: false,
         })
     }
@@ -145,7 +162,7 @@ impl<T: Watched> Follower<T> {
                     Event::Bookmark(Some(version), true) => {
                         let items: Vec<Item> = found.into_values().collect();
                         self.hub.listed(T::KIND, stream.received, items);
-                        self.version = Some(version);
+                        self.is_at(version);
                         return self.read(stream).await;
                     }
                     Event::Bookmark(..) => {}
@@ -202,9 +219,15 @@ impl<T: Watched> Follower<T> {
                 return Err(Failure::Garbled { cause });
             };
             self.hub.listed(T::KIND, received, items);
-            self.version = Some(version);
+            self.is_at(version);
             return Ok(());
         }
+    }
+
+    /// A list of this version is what is known now.
+    fn is_at(&mut self, version: String) {
+        self.highest = number(&version);
+        self.version = Some(version);
     }
 
     /// Hands on what a stream brings, until it ends.
@@ -214,6 +237,10 @@ impl<T: Watched> Follower<T> {
             let within = self.silence_allowed(&stream);
             match stream.answer.fill(within).await? {
                 Fill::Bytes(at) => stream.received = at,
+                // A server that was set back is silent until it reaches our version again.
+                Fill::End if self.sends_bookmarks && stream.is_over() && !stream.spoke => {
+                    return Err(Failure::SetBack);
+                }
                 Fill::End if stream.works && stream.opened.elapsed() >= SHORTEST => return Ok(()),
                 Fill::End => return Err(ended(stream.opened)),
                 // A stream that is open and brings nothing is as good as any.
@@ -242,6 +269,11 @@ impl<T: Watched> Follower<T> {
         self.hub.health().succeeded(T::KIND);
     }
 
+    /// Whether a bookmark tells a version that was reached long ago.
+    fn is_below(&self, version: &str) -> bool {
+        version.parse::<u64>().is_ok_and(|it| it < self.highest)
+    }
+
     /// Hands on the lines that are there.
     fn take(&mut self, stream: &mut Stream) -> Result<(), Failure> {
         let mut found = Vec::new();
@@ -258,7 +290,12 @@ impl<T: Watched> Follower<T> {
                     version
                 }
                 Ok(Event::Bookmark(version, _)) => {
+                    if version.as_deref().is_some_and(|v| self.is_below(v)) {
+                        end = Err(Failure::SetBack);
+                        break;
+                    }
                     stream.has_bookmarks = true;
+                    self.sends_bookmarks = true;
                     version
                 }
                 Ok(Event::Nameless(message)) => {
@@ -275,8 +312,10 @@ impl<T: Watched> Follower<T> {
                 }
             };
             good = true;
-            if version.is_some() {
-                self.version = version;
+            stream.spoke = true;
+            if let Some(version) = version {
+                self.highest = self.highest.max(number(&version));
+                self.version = Some(version);
             }
         }
         if !found.is_empty() {
@@ -292,13 +331,20 @@ impl<T: Watched> Follower<T> {
 /// Whether there is no going on from the version that is known.
 fn must_list_after(failure: &Failure) -> bool {
     match failure {
-        Failure::Gone | Failure::Refused { .. } | Failure::Garbled { .. } => true,
+        Failure::Gone | Failure::SetBack | Failure::Refused { .. } | Failure::Garbled { .. } => {
+            true
+        }
         Failure::Busy { code, .. } => *code == GATEWAY_TIMEOUT,
         Failure::Unreachable { .. }
         | Failure::Unauthorized { .. }
         | Failure::Forbidden { .. }
         | Failure::Broken { .. } => false,
     }
+}
+
+/// A version as a number; 0 for one that is none, below which nothing is.
+fn number(version: &str) -> u64 {
+    version.parse().unwrap_or(0)
 }
 
 fn ended(opened: Instant) -> Failure {
