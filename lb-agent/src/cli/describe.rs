@@ -13,6 +13,7 @@ use tabled::builder::Builder;
 use tabled::settings::{Padding, Style};
 
 use super::render::{kind_name, scope_name};
+use crate::model::endpoint::EndpointSlice;
 use crate::model::service::{Protocol, ServiceKey};
 use crate::model::snapshot::ServiceSnapshot;
 use crate::model::tables::socket;
@@ -122,6 +123,13 @@ impl PlanText {
                 left.extend(found.into_iter().map(|one| LeftOutText::new(service, one)));
             }
         });
+        if let Some(left) = &mut plan.left_out {
+            let strays = reconciler.stray_slices();
+            left.extend(strays.flat_map(|(slice, reason)| LeftOutText::strays(slice, &reason)));
+        }
+        for warning in reconciler.node_warnings() {
+            plan.warn(format!("Node {}", reconciler.node_name()), warning);
+        }
         for (service, warning) in reconciler.warnings() {
             plan.warn(format!("Service {service}"), warning.to_string());
         }
@@ -331,6 +339,28 @@ impl From<HealthCheck> for HealthCheckText {
 }
 
 impl LeftOutText {
+    /// The endpoints of a slice that serves no Service.
+    fn strays(slice: &EndpointSlice, reason: &str) -> Vec<Self> {
+        let namespace = &slice.key.namespace;
+        let service = match &slice.service {
+            Some(key) => key.to_string(),
+            None => format!("{namespace}/-"),
+        };
+        let reason = format!("its EndpointSlice {} {reason}", slice.key.name);
+        let endpoints = slice.endpoints.iter();
+        endpoints
+            .map(|endpoint| Self {
+                service: service.clone(),
+                port_name: String::new(),
+                address: endpoint.address.to_string(),
+                port: None,
+                node: endpoint.node.clone().unwrap_or_default(),
+                list: None,
+                reason: reason.clone(),
+            })
+            .collect()
+    }
+
     fn new(service: &ServiceKey, left: LeftOut) -> Self {
         Self {
             service: service.to_string(),

@@ -47,7 +47,8 @@ pub(super) struct PlanningArgs {
     /// node; without it that backend sees the client's address.
     #[arg(long)]
     snat_local_backends: bool,
-    /// Masquerade everything that goes to cluster addresses too.
+    /// Masquerade everything that goes to cluster addresses too, also from pods, and towards backends
+    /// on this node as --snat-local-backends does.
     #[arg(long)]
     masquerade_all: bool,
     /// Where node ports are served: address ranges, or the word primary for the Node's first
@@ -58,7 +59,8 @@ pub(super) struct PlanningArgs {
     /// comes in by, which is found out].
     #[arg(long, value_enum, value_name = "MODE", ignore_case = true)]
     detect_local_mode: Option<DetectLocalMode>,
-    /// For --detect-local-mode `ClusterCIDR`: the pod ranges of the cluster, one for each family.
+    /// For --detect-local-mode `ClusterCIDR`, which it implies: the pod ranges of the cluster, one for
+    /// each family.
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     cluster_cidr: Vec<Prefix>,
     /// For --detect-local-mode `BridgeInterface`: the bridge.
@@ -104,7 +106,20 @@ impl PlanningArgs {
         let needs = |flag: &str, mode: &str| {
             format!("--detect-local-mode {mode} needs {flag}; give it, or leave the mode out")
         };
+        let alone = |flag: &str, mode: &str| {
+            format!("{flag} means nothing without --detect-local-mode {mode}; give both, or none")
+        };
         Ok(match self.detect_local_mode {
+            // kube-proxy's own default, and what the flag is for.
+            None if !self.cluster_cidr.is_empty() => {
+                DetectLocal::ClusterCidr(self.cluster_cidr.clone())
+            }
+            None if self.pod_bridge_interface.is_some() => {
+                return Err(alone("--pod-bridge-interface", "BridgeInterface"));
+            }
+            None if self.pod_interface_name_prefix.is_some() => {
+                return Err(alone("--pod-interface-name-prefix", "InterfaceNamePrefix"));
+            }
             None => DetectLocal::Device,
             // kube-proxy starts without ranges too, and tells no pods apart then.
             Some(DetectLocalMode::ClusterCidr) => {

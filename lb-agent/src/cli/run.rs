@@ -7,7 +7,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use lb_common::abi::limits;
@@ -56,8 +56,8 @@ pub(super) struct RunArgs {
     /// that does not depend on what this agent programs.
     #[arg(long, value_name = "URL")]
     pub(super) api_server: Option<String>,
-    /// Folder for what was known last: a node that comes back with empty tables serves by it until
-    /// the API server answers.
+    /// Folder for what the API server told last: a node that comes back with empty tables serves by
+    /// it until the server answers.
     #[arg(long, value_name = "DIR")]
     pub(super) state_dir: Option<PathBuf>,
     /// The name of this node [default: the host name].
@@ -156,31 +156,36 @@ async fn serve(args: &RunArgs, settings: Settings) -> Result<(), String> {
     if let BindAddress(Some(address)) = args.metrics_bind_address {
         tokio::spawn(metrics.clone().serve(address));
     }
+    let mut managed = datapath.managed();
+    let mut reconciler = Reconciler::restore(settings, &content, random_stamp());
+    // Before the first pass: without the node's own addresses it would remove their node ports.
+    reconciler.receive_addresses(managed.borrow_and_update().addresses.clone());
     let service = Service {
-        managed: datapath.managed(),
+        managed,
         following: true,
         recorder,
         metrics,
         audits: Audits::new(Duration::from_secs(args.audit_interval), &args.bpffs),
         grown: datapath.grown(),
-        reconciler: Reconciler::restore(settings, &content, seconds_since_1970()),
+        reconciler,
         supervisor,
         updates,
         batches: 0,
         listing_since: Some(listing_since),
         ready: false,
         wait: RETRY_FIRST,
+        retry_at: tokio::time::Instant::now(),
     };
     service.follow(&mut stop, datapath.tables()).await;
     Ok(())
 }
 
-/// Differs from that of every earlier process, as [`crate::plan::ids::Ids::new`] asks.
-fn seconds_since_1970() -> u32 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    since.map_or(1, |since| {
-        u32::try_from(since.as_secs()).unwrap_or(u32::MAX)
-    })
+/// Where epochs and generations begin: anywhere, so that a process does not repeat those of an
+/// earlier one whose ids are gone from the tables.
+fn random_stamp() -> u32 {
+    use std::hash::{BuildHasher as _, Hasher as _};
+    let random = std::hash::RandomState::new().build_hasher().finish();
+    u32::try_from(random & 0x7fff_ffff).unwrap_or(1)
 }
 
 /// The signals that end the agent.
@@ -221,7 +226,18 @@ struct Service {
     /// When the first list began, until all that it told is in the tables.
     listing_since: Option<Instant>,
     ready: bool,
+    /// From a failed try to the next one.
     wait: Duration,
+    retry_at: tokio::time::Instant,
+}
+
+/// Which Services a pass plans.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Extent {
+    /// Those that have changed. Others that failed wait for their time.
+    Changed,
+    /// Those that failed as well.
+    All,
 }
 
 impl Service {
@@ -237,13 +253,14 @@ impl Service {
                     return;
                 }
                 delivery = self.updates.recv() => delivery,
-                () = tokio::time::sleep(self.wait), if retry => {
-                    self.pass(tables);
+                () = tokio::time::sleep_until(self.retry_at), if retry => {
+                    self.wait = (self.wait * 2).min(RETRY_LONGEST);
+                    self.pass(tables, Extent::All);
                     continue;
                 }
                 Ok(()) = self.grown.changed(), if retry => {
                     self.wait = RETRY_FIRST;
-                    self.pass(tables);
+                    self.pass(tables, Extent::All);
                     continue;
                 }
                 changed = self.managed.changed(), if self.following => {
@@ -264,8 +281,7 @@ impl Service {
                 return;
             };
             let oldest = self.take_in(delivery);
-            self.wait = RETRY_FIRST;
-            self.pass(tables);
+            self.pass(tables, Extent::Changed);
             let took = oldest.elapsed();
             self.metrics.updated(took);
             debug!(target: LATENCY, micros = micros(took));
@@ -280,7 +296,7 @@ impl Service {
             return;
         }
         if self.reconciler.is_pending() {
-            self.pass(tables);
+            self.pass(tables, Extent::Changed);
         } else if !self.ready {
             self.get_ready();
         }
@@ -317,9 +333,13 @@ impl Service {
     }
 
     /// One attempt to bring everything that is known into force.
-    fn pass(&mut self, tables: &mut impl Tables) {
+    fn pass(&mut self, tables: &mut impl Tables, extent: Extent) {
         let started = Instant::now();
-        let outcome = self.reconciler.sync(tables);
+        let failed_before = self.reconciler.failed_len();
+        let outcome = match extent {
+            Extent::Changed => self.reconciler.sync_changed(tables),
+            Extent::All => self.reconciler.sync(tables),
+        };
         self.metrics.pass(outcome, &self.reconciler);
         self.tell();
         if outcome.services >= MANY_SERVICES {
@@ -341,8 +361,13 @@ impl Service {
             debug!(target: LATENCY, programmed_micros = micros(since.elapsed()));
         }
         if outcome.pending > 0 {
-            self.wait = (self.wait * 2).min(RETRY_LONGEST);
-            info!("{} waiting for another try", services(outcome.pending));
+            if failed_before == 0 {
+                self.wait = RETRY_FIRST;
+            }
+            if failed_before == 0 || extent == Extent::All {
+                self.retry_at = tokio::time::Instant::now() + self.wait;
+                info!("{} waiting for another try", services(outcome.pending));
+            }
         } else if self.ready {
             self.batches += 1;
             self.supervisor.applied(self.batches);
@@ -354,7 +379,7 @@ impl Service {
     /// Says that all is in force, unless a device lacks its programs.
     fn get_ready(&mut self) {
         let lacking: Vec<String> = {
-            let managed = self.managed.borrow_and_update();
+            let managed = self.managed.borrow();
             managed.lacking.iter().cloned().collect()
         };
         if !lacking.is_empty() {
@@ -363,6 +388,9 @@ impl Service {
         }
         self.ready = true;
         info!("ready: everything that is known is in force");
+        for warning in self.reconciler.node_warnings() {
+            warn!("{warning}");
+        }
         let outer = self.reconciler.outer_frontends_len();
         if outer > 0 {
             warn!(

@@ -136,6 +136,8 @@ pub struct ServiceSnapshot<'a> {
     pub service: &'a Service,
     /// Its slices, in the order of their names.
     pub slices: Vec<&'a EndpointSlice>,
+    /// What is wrong with slices that cannot be read now and are as they were, in words.
+    pub invalid: Vec<String>,
     /// A classic Endpoints object exists too and is not used, because slices exist.
     pub endpoints_ignored: bool,
 }

@@ -2,7 +2,7 @@
 //! Who owns a frontend that several Services want.
 //!
 //! Two Services may name the same address, port and protocol. The oldest gets it, by creation time
-//! and then by name, and a node port comes after every other kind; the others get a warning, and
+//! and then by name, but a cluster address comes before and a node port after the others; the rest get a warning, and
 //! it when the owner lets go.
 //! **Invariant:** the answer depends on the set of claims only, never on the order they came in.
 
@@ -44,15 +44,33 @@ impl fmt::Display for FrontendAddress {
     }
 }
 
-/// Rank of a claim: node ports come after addresses that a Service owns, objects of unknown age come
-/// last, equals in the order of their names.
-type Claim = (bool, i64, ServiceKey);
+/// Rank of a claim: by kind, then objects of unknown age come last, equals in the order of names.
+type Claim = (Rank, i64, ServiceKey);
 
-/// What one Service claims: its age, and each frontend with whether it is a node port.
+/// How strong the claim of a kind of frontend is: a cluster address is allotted by the API server,
+/// so nobody takes one away by naming it, and a node port comes after every address of a Service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    Allotted,
+    Named,
+    NodePort,
+}
+
+impl Rank {
+    fn of(kind: Kind) -> Self {
+        match kind {
+            Kind::ClusterIp => Self::Allotted,
+            Kind::ExternalIp | Kind::LoadBalancer => Self::Named,
+            Kind::NodePort => Self::NodePort,
+        }
+    }
+}
+
+/// What one Service claims: its age, and each frontend with the rank of the claim.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Share {
     created_secs: i64,
-    frontends: Vec<(FrontendAddress, bool)>,
+    frontends: Vec<(FrontendAddress, Rank)>,
 }
 
 /// All claims of all Services.
@@ -87,16 +105,12 @@ impl Claims {
         }
         let mut rivals = BTreeSet::new();
         if let Some(before) = self.by_service.remove(key) {
-            for (at, is_node_port) in before.frontends {
-                self.withdraw(
-                    at,
-                    &(is_node_port, before.created_secs, key.clone()),
-                    &mut rivals,
-                );
+            for (at, rank) in before.frontends {
+                self.withdraw(at, &(rank, before.created_secs, key.clone()), &mut rivals);
             }
         }
-        for (at, is_node_port) in &share.frontends {
-            let claim = (*is_node_port, share.created_secs, key.clone());
+        for (at, rank) in &share.frontends {
+            let claim = (*rank, share.created_secs, key.clone());
             self.enter(*at, claim, &mut rivals);
         }
         if !share.frontends.is_empty() {
@@ -106,7 +120,7 @@ impl Claims {
     }
 
     fn enter(&mut self, at: FrontendAddress, claim: Claim, rivals: &mut BTreeSet<ServiceKey>) {
-        if !claim.0 {
+        if claim.0 != Rank::NodePort {
             *self.virtual_ips.entry(at.address).or_default() += 1;
         }
         let Some(claims) = self.by_frontend.get_mut(&at) else {
@@ -119,7 +133,9 @@ impl Claims {
     }
 
     fn withdraw(&mut self, at: FrontendAddress, claim: &Claim, rivals: &mut BTreeSet<ServiceKey>) {
-        if let (false, Some(uses)) = (claim.0, self.virtual_ips.get_mut(&at.address)) {
+        if claim.0 != Rank::NodePort
+            && let Some(uses) = self.virtual_ips.get_mut(&at.address)
+        {
             *uses -= 1;
             if *uses == 0 {
                 self.virtual_ips.remove(&at.address);
@@ -181,7 +197,7 @@ pub(super) fn wanted_by<'a>(
         .filter(move |(at, _)| has_family && IpFamily::of(at.address) == family)
 }
 
-fn all_wanted_by(service: &Service, node_ports: &[IpAddr]) -> Vec<(FrontendAddress, bool)> {
+fn all_wanted_by(service: &Service, node_ports: &[IpAddr]) -> Vec<(FrontendAddress, Rank)> {
     if !service.is_served() {
         return Vec::new();
     }
@@ -189,7 +205,7 @@ fn all_wanted_by(service: &Service, node_ports: &[IpAddr]) -> Vec<(FrontendAddre
     for port in &service.ports {
         for family in [IpFamily::V4, IpFamily::V6] {
             let wanted = wanted_by(service, port, family, node_ports);
-            found.extend(wanted.map(|(at, kind)| (at, kind == Kind::NodePort)));
+            found.extend(wanted.map(|(at, kind)| (at, Rank::of(kind))));
         }
     }
     found.shrink_to_fit();

@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use lb_common::abi::{List, limits};
+use lb_common::abi::{Kind, List, limits};
 
 use super::claims::FrontendAddress;
 use super::endpoints::EndpointAddress;
@@ -87,6 +87,11 @@ impl Default for IdLimits {
     }
 }
 
+/// The stamp after `stamp`; never 0, which stands for none.
+fn after(stamp: u32) -> u32 {
+    stamp.wrapping_add(1).max(1)
+}
+
 /// All ids.
 #[derive(Debug)]
 pub struct Ids {
@@ -101,8 +106,9 @@ pub struct Ids {
 }
 
 impl Ids {
-    /// No ids in use. `stamp` must be larger than any that an earlier process may have used:
-    /// seconds since 1970 will do, since ids are reused more rarely than that.
+    /// No ids in use. Epochs and generations go on from `stamp`, or from the highest one that is read
+    /// back: a random number will do, since both an id and its epoch must come again together to
+    /// mislead a flow.
     pub fn new(limits: IdLimits, stamp: u32) -> Self {
         Self {
             services: Pool::new(limits.services),
@@ -142,12 +148,19 @@ impl Ids {
     }
 
     fn restore_family<A: Ord + Copy + Into<IpAddr>>(&mut self, tables: &FamilyTables<A>) {
+        let values = tables.frontends.values();
+        let named = values.filter(|frontend| frontend.kind == Kind::ClusterIp as u8);
+        let named: BTreeSet<u32> = named.map(|frontend| frontend.service).collect();
         for (key, frontend) in &tables.frontends {
             let address = FrontendAddress::new(key.address.into(), key.port, key.proto);
-            self.restored.insert(address, frontend.service);
+            // A cluster address names its service port best: node ports and external addresses move
+            // between Services whose own lists stay.
+            if frontend.kind == Kind::ClusterIp as u8 || !named.contains(&frontend.service) {
+                self.restored.insert(address, frontend.service);
+            }
             let port = self.ports.entry(frontend.service).or_default();
             port.generation = port.generation.max(frontend.generation);
-            self.stamp = self.stamp.max(frontend.generation.saturating_add(1));
+            self.stamp = self.stamp.max(after(frontend.generation));
         }
         for (id, backend) in &tables.backends {
             let port = self.ports.entry(backend.service).or_default();
@@ -155,7 +168,7 @@ impl Ids {
             let address = (backend.address.into(), backend.port);
             port.backends.insert(address, BackendId { id: *id, epoch });
             port.unconfirmed.insert(address);
-            self.stamp = self.stamp.max(epoch.saturating_add(1));
+            self.stamp = self.stamp.max(after(epoch));
         }
     }
 
@@ -178,7 +191,7 @@ impl Ids {
         let port = self.ports.entry(id).or_default();
         if port.generation == 0 || (port.owner.is_some() && port.uid != uid) {
             port.generation = self.stamp;
-            self.stamp = self.stamp.saturating_add(1);
+            self.stamp = after(self.stamp);
         }
         uid.clone_into(&mut port.uid);
         if known.is_none() {
@@ -190,7 +203,9 @@ impl Ids {
 
     fn adopt(&self, frontends: &[FrontendAddress]) -> Option<u32> {
         let restored = frontends.iter().filter_map(|f| self.restored.get(f));
-        restored.copied().find(|id| self.owner(*id).is_none())
+        // One that was taken over and released since is in the pool, or has another owner already.
+        let waits = |id: &u32| self.ports.get(id).is_some_and(|port| port.owner.is_none());
+        restored.copied().find(waits)
     }
 
     /// The backend of `service` at `address`, new or known.
@@ -205,7 +220,7 @@ impl Ids {
         }
         let taken = self.backends.take().ok_or(Exhausted)?;
         if taken.reused {
-            self.stamp = self.stamp.saturating_add(1);
+            self.stamp = after(self.stamp);
         }
         let backend = BackendId {
             id: taken.id,

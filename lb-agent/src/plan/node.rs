@@ -88,6 +88,27 @@ impl TellsPods {
         }
     }
 
+    /// What a person should know when the operator chose `mode` and it fails for some family.
+    pub fn warnings(self, mode: &DetectLocal) -> Vec<String> {
+        let (mode, lacks) = match mode {
+            DetectLocal::Device
+            | DetectLocal::BridgeInterface(_)
+            | DetectLocal::InterfaceNamePrefix(_) => return Vec::new(),
+            DetectLocal::ClusterCidr(_) => ("ClusterCIDR", "--cluster-cidr has no range"),
+            DetectLocal::NodeCidr => ("NodeCIDR", "the Node object has no pod range"),
+        };
+        let missing = [(IpFamily::V4, "IPv4"), (IpFamily::V6, "IPv6")].into_iter();
+        let missing = missing.filter(|(family, _)| !self.of(*family));
+        missing
+            .map(|(_, name)| {
+                format!(
+                    "--detect-local-mode {mode}: {lacks} of {name}, so pods of this node are not \
+                     told from other sources there"
+                )
+            })
+            .collect()
+    }
+
     /// The answer for one family.
     pub fn of(self, family: IpFamily) -> bool {
         match family {

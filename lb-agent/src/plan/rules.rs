@@ -266,6 +266,8 @@ fn general_warnings(snapshot: &ServiceSnapshot<'_>, context: PlanContext<'_>) ->
         let rejected = slice.rejected.iter();
         rejected.map(|r| Warning::EndpointRejected(slice.key.name.clone(), r.reason.clone()))
     }));
+    let invalid = snapshot.invalid.iter().cloned();
+    warnings.extend(invalid.map(Warning::Unreadable));
     if snapshot.endpoints_ignored {
         warnings.push(Warning::EndpointsIgnored);
     }

@@ -17,6 +17,8 @@ pub enum Warning {
     Ignored(String),
     /// An endpoint of the slice of this name that no traffic can be sent to, and why.
     EndpointRejected(String, String),
+    /// A slice cannot be read now, and its last good state is in force; in words.
+    Unreadable(String),
     /// There are node ports, but no address of this node is known.
     NoNodeAddress(String),
     /// An address of a family in which the Service has no cluster address; it is not served.
@@ -48,6 +50,7 @@ impl Warning {
         match self {
             Self::Ignored(_) => "InvalidField",
             Self::EndpointRejected(..) => "InvalidEndpoint",
+            Self::Unreadable(_) => "Invalid",
             Self::NoNodeAddress(_) => "NoNodeAddress",
             Self::NoFamily(_) => "NoClusterAddress",
             Self::UnknownAlgorithm(_) => "UnknownAlgorithm",
@@ -67,6 +70,7 @@ impl fmt::Display for Warning {
             Self::EndpointRejected(slice, reason) => {
                 write!(f, "EndpointSlice {slice}: {reason}, gets no traffic")
             }
+            Self::Unreadable(what) => write!(f, "{what}; its last good state is in force"),
             Self::NoNodeAddress(node) => write!(
                 f,
                 "node ports are not served: no address of Node {node} is known, or \

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::ops::Bound;
 
-use lb_common::abi::FrontendKey;
+use lb_common::abi::{Frontend, FrontendKey};
 
 use crate::model::tables::{Addr4, Addr6, FamilyTables, Op, TableContent, TableOp};
 use crate::plan::claims::FrontendAddress;
@@ -190,6 +190,14 @@ impl Mirror {
     pub(super) fn next_part(&self, after: u32) -> Option<(u32, &TableContent)> {
         let mut later = self.parts.range((Bound::Excluded(after), Bound::Unbounded));
         later.next().map(|(id, part)| (*id, part))
+    }
+
+    /// Every frontend.
+    pub(super) fn frontends(&self) -> impl Iterator<Item = &Frontend> {
+        self.parts.values().flat_map(|part| {
+            let v4 = part.v4.frontends.values();
+            v4.chain(part.v6.frontends.values())
+        })
     }
 
     /// Everything, as one.

@@ -17,6 +17,7 @@ use std::net::IpAddr;
 
 use lb_common::abi::Kind as FrontendKind;
 
+use crate::model::endpoint::EndpointSlice;
 use crate::model::service::{Service, ServiceKey};
 use crate::model::snapshot::{Change, Object, ObjectRef, ServiceSnapshot, Update};
 use crate::model::tables::TableContent;
@@ -79,6 +80,8 @@ pub struct Reconciler {
     ids: Ids,
     mirror: Mirror,
     pending: BTreeSet<ServiceKey>,
+    /// Services whose last write failed.
+    failed: BTreeSet<ServiceKey>,
     listed: bool,
     /// What the first list lacks; while there is any, nothing from an earlier process is removed.
     unreadable: Vec<String>,
@@ -99,6 +102,7 @@ impl Reconciler {
             ids: Ids::restore(content, settings.id_limits, stamp),
             mirror: Mirror::new(content),
             pending: BTreeSet::new(),
+            failed: BTreeSet::new(),
             listed: false,
             unreadable: Vec::new(),
             prune_due: true,
@@ -130,12 +134,7 @@ impl Reconciler {
             return;
         }
         if self.find_addresses() {
-            let on_nodes = |s: &&Service| {
-                let node_ports = s.ports.iter().any(|port| port.node_port.is_some());
-                node_ports || !s.source_ranges.is_empty()
-            };
-            let concerned = self.index.services().filter(on_nodes);
-            dirty.extend(concerned.map(|service| service.key.clone()));
+            self.replan_node_ports();
         }
         self.claim(dirty);
         // What is virtual is known only now, and decides about the node's own addresses.
@@ -152,10 +151,15 @@ impl Reconciler {
         }
     }
 
+    /// Plans every Service again that depends on this node's addresses.
     fn replan_node_ports(&mut self) {
-        let services = self.index.services();
-        let all: BTreeSet<_> = services.map(|service| service.key.clone()).collect();
-        self.claim(all);
+        let depends = |s: &&Service| {
+            let node_ports = s.ports.iter().any(|port| port.node_port.is_some());
+            node_ports || !s.source_ranges.is_empty()
+        };
+        let services = self.index.services().filter(depends);
+        let concerned: BTreeSet<_> = services.map(|service| service.key.clone()).collect();
+        self.claim(concerned);
     }
 
     /// Updates the claims of the Services named and has them planned, and all that they contend
@@ -209,7 +213,12 @@ impl Reconciler {
     }
 
     fn pending_len(&self) -> usize {
-        self.pending.len() + usize::from(self.may_prune())
+        self.pending.union(&self.failed).count() + usize::from(self.may_prune())
+    }
+
+    /// Number of Services whose last write failed.
+    pub fn failed_len(&self) -> usize {
+        self.failed.len()
     }
 
     /// What the tables are known to hold.
@@ -253,6 +262,22 @@ impl Reconciler {
         self.warnings.by_reason()
     }
 
+    /// The name of this node.
+    pub fn node_name(&self) -> &str {
+        self.index.node_name()
+    }
+
+    /// What a person should know about this node.
+    pub fn node_warnings(&self) -> Vec<String> {
+        let mode = &self.settings.options.detect_local;
+        TellsPods::new(mode, self.index.node()).warnings(mode)
+    }
+
+    /// Slices that serve no Service, each with the reason.
+    pub fn stray_slices(&self) -> impl Iterator<Item = (&EndpointSlice, String)> {
+        self.index.stray_slices()
+    }
+
     /// Number of objects that are there and cannot be read; their last good state is in force.
     pub fn invalid_len(&self) -> usize {
         self.index.invalid_len()
@@ -260,10 +285,8 @@ impl Reconciler {
 
     /// Number of frontends in the tables that are no cluster addresses.
     pub fn outer_frontends_len(&self) -> usize {
-        let content = self.mirror.content();
-        let v4 = content.v4.frontends.into_values();
-        let v6 = content.v6.frontends.into_values();
-        v4.chain(v6)
+        self.mirror
+            .frontends()
             .filter(|frontend| frontend.kind != FrontendKind::ClusterIp as u8)
             .count()
     }

@@ -56,6 +56,13 @@ impl Reconciler {
     /// Plans every pending Service and writes the differences; nothing before the first
     /// `Update::Reset` or `Update::Partial`, because what is not known yet would look like gone.
     pub fn sync(&mut self, tables: &mut impl Tables) -> Outcome {
+        self.pending.append(&mut self.failed);
+        self.sync_changed(tables)
+    }
+
+    /// The same without the Services whose last write failed, unless they have changed since: a
+    /// change of another one must not wait for them again.
+    pub fn sync_changed(&mut self, tables: &mut impl Tables) -> Outcome {
         let mut outcome = Outcome::default();
         if !self.listed {
             return outcome;
@@ -102,28 +109,34 @@ impl Reconciler {
         })
     }
 
-    /// Puts Services together between which a frontend moves.
+    /// Puts Services together between which a frontend moves, as few as possible.
     fn groups(&self, movers: Movers) -> Vec<Group> {
-        // Only now is it known who took over which id of an earlier process.
-        let mut moving = BTreeSet::new();
+        let mut circles: Vec<BTreeSet<ServiceKey>> = Vec::new();
         for (taker, id) in movers.taken {
-            moving.insert(taker);
-            moving.extend(self.ids.owner(id).map(|owner| owner.service.clone()));
+            let mut circle = BTreeSet::from([taker]);
+            // Only now is it known who took over which id of an earlier process.
+            circle.extend(self.ids.owner(id).map(|owner| owner.service.clone()));
+            let touching = circles.extract_if(.., |known| !known.is_disjoint(&circle));
+            let touching: Vec<_> = touching.collect();
+            circle.extend(touching.into_iter().flatten());
+            circles.push(circle);
         }
+        let mut plans = movers.plans;
         let mut groups = Vec::new();
-        let mut together = Group::default();
-        for (key, (tables, ids)) in movers.plans {
-            if moving.contains(&key) {
-                together.services.insert(key, tables);
-                together.ids.extend(ids);
-            } else {
-                let services = BTreeMap::from([(key, tables)]);
-                groups.push(Group { services, ids });
+        for circle in circles {
+            let mut group = Group::default();
+            for key in circle {
+                if let Some((tables, ids)) = plans.remove(&key) {
+                    group.services.insert(key, tables);
+                    group.ids.extend(ids);
+                }
             }
+            groups.push(group);
         }
-        if !together.services.is_empty() {
-            groups.push(together);
-        }
+        groups.extend(plans.into_iter().map(|(key, (tables, ids))| Group {
+            services: BTreeMap::from([(key, tables)]),
+            ids,
+        }));
         groups
     }
 
@@ -146,6 +159,8 @@ impl Reconciler {
             for key in group.services.keys() {
                 let error = error_chain(&error);
                 warn!(service = %key, error, "write failed, trying again later");
+                self.pending.remove(key);
+                self.failed.insert(key.clone());
             }
             return;
         }
@@ -155,6 +170,7 @@ impl Reconciler {
         for (key, desired) in &group.services {
             self.ids.settle(key, desired);
             self.pending.remove(key);
+            self.failed.remove(key);
         }
     }
 

@@ -21,7 +21,7 @@ pub struct Index {
     endpoints: BTreeMap<ServiceKey, Vec<EndpointSlice>>,
     nodes: BTreeMap<String, Node>,
     /// Objects that are there and cannot be read.
-    invalid: BTreeSet<ObjectRef>,
+    invalid: BTreeMap<ObjectRef, String>,
 }
 
 impl Index {
@@ -52,10 +52,7 @@ impl Index {
                 .flat_map(|change| match change {
                     Change::Apply(object) => self.apply(object),
                     Change::Delete(reference) => self.delete(&reference),
-                    Change::Invalid { object, .. } => {
-                        self.invalid.insert(object);
-                        BTreeSet::new()
-                    }
+                    Change::Invalid { object, message } => self.note_invalid(object, message),
                 })
                 .collect(),
         }
@@ -94,10 +91,10 @@ impl Index {
                 .collect(),
             Kind::Nodes => self.nodes.keys().cloned().map(ObjectRef::Node).collect(),
         };
-        self.invalid.retain(|known| known.kind() != Some(kind));
+        self.invalid.retain(|known, _| known.kind() != Some(kind));
         for reference in invalid {
             gone.remove(reference);
-            self.invalid.insert(reference.clone());
+            self.invalid.insert(reference.clone(), String::new());
         }
         let mut dirty = BTreeSet::new();
         for object in objects {
@@ -110,15 +107,49 @@ impl Index {
         dirty
     }
 
+    /// Takes note of an object that cannot be read; the Service of a slice gets a warning.
+    fn note_invalid(&mut self, object: ObjectRef, message: String) -> BTreeSet<ServiceKey> {
+        let service = match &object {
+            ObjectRef::EndpointSlice(key) => {
+                self.slices.get(key).and_then(|slice| slice.service.clone())
+            }
+            ObjectRef::Service(_) | ObjectRef::Endpoints(_) | ObjectRef::Node(_) => None,
+        };
+        self.invalid.insert(object, message);
+        service.into_iter().collect()
+    }
+
+    /// What is wrong with the slice `key`, if it cannot be read now.
+    fn invalid_slice(&self, key: &SliceKey) -> Option<String> {
+        if self.invalid.is_empty() {
+            return None;
+        }
+        let message = self.invalid.get(&ObjectRef::EndpointSlice(key.clone()))?;
+        Some(format!("EndpointSlice {}: {message}", key.name))
+    }
+
+    /// Slices that serve no Service, each with the reason.
+    pub fn stray_slices(&self) -> impl Iterator<Item = (&EndpointSlice, String)> {
+        let strays = self.slices.values();
+        strays.filter_map(|slice| {
+            let reason = match &slice.service {
+                None => "names no Service".to_owned(),
+                Some(key) if !self.services.contains_key(key) => {
+                    format!("is for Service {key}, which is not there")
+                }
+                Some(_) => return None,
+            };
+            Some((slice, reason))
+        })
+    }
+
     /// Number of objects that are there and cannot be read.
     pub fn invalid_len(&self) -> usize {
         self.invalid.len()
     }
 
     fn apply(&mut self, object: Object) -> BTreeSet<ServiceKey> {
-        if !self.invalid.is_empty() {
-            self.invalid.remove(&object.reference());
-        }
+        let healed = !self.invalid.is_empty() && self.invalid.remove(&object.reference()).is_some();
         match object {
             Object::Service(service) => {
                 let key = service.key.clone();
@@ -128,7 +159,8 @@ impl Index {
             }
             Object::EndpointSlice(slice) => {
                 if self.slices.get(&slice.key) == Some(&slice) {
-                    return BTreeSet::new();
+                    // Its Service has a warning to lose.
+                    return slice.service.filter(|_| healed).into_iter().collect();
                 }
                 if let Some(known) = self.slices.get_mut(&slice.key)
                     && known.service == slice.service
@@ -155,8 +187,9 @@ impl Index {
                 changed.then_some(key).into_iter().collect()
             }
             Object::Node(node) => {
-                let before = self.nodes.insert(node.name.clone(), node);
-                self.all_if_node_changed(before.as_ref())
+                let name = node.name.clone();
+                let before = self.nodes.insert(name.clone(), node);
+                self.all_if_node_changed(&name, before.as_ref())
             }
         }
     }
@@ -179,7 +212,7 @@ impl Index {
                 .collect(),
             ObjectRef::Node(name) => {
                 let before = self.nodes.remove(name);
-                self.all_if_node_changed(before.as_ref())
+                self.all_if_node_changed(name, before.as_ref())
             }
         }
     }
@@ -197,11 +230,9 @@ impl Index {
         BTreeSet::from([service])
     }
 
-    /// All Services, if `before` was this node's object and now it differs.
-    fn all_if_node_changed(&self, before: Option<&Node>) -> BTreeSet<ServiceKey> {
-        let name = before.map(|node| node.name.as_str());
-        let ours = name.is_none_or(|name| name == self.node_name);
-        if !ours || self.node() == before {
+    /// All Services, if the Node `name` is this one and was `before`, which differs.
+    fn all_if_node_changed(&self, name: &str, before: Option<&Node>) -> BTreeSet<ServiceKey> {
+        if name != self.node_name || self.node() == before {
             return BTreeSet::new();
         }
         self.services.keys().cloned().collect()
@@ -253,8 +284,12 @@ impl Index {
         if slices.is_empty() {
             slices.extend(classic.into_iter().flatten());
         }
+        let invalid = slices
+            .iter()
+            .filter_map(|slice| self.invalid_slice(&slice.key));
         Some(ServiceSnapshot {
             service,
+            invalid: invalid.collect(),
             slices,
             endpoints_ignored,
         })

@@ -194,7 +194,7 @@ pub(super) fn leads_to(dump: &str, count: usize) -> bool {
         entry.contains("\"address\":[10,0,1,175]") && entry.contains("\"port\":80,")
     });
     ours.next()
-        .is_some_and(|entry| entry.contains(&format!("\"count\":{count},")))
+        .is_some_and(|entry| entry.contains(&format!("\"cluster_count\":{count},")))
 }
 
 #[cfg(test)]
@@ -210,7 +210,7 @@ mod tests {
         },
         "value": {
             "service": 1,
-            "count": 3,
+            "cluster_count": 3,
             "algorithm": 0
         }
     }

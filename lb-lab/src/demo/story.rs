@@ -142,7 +142,7 @@ pub(super) fn the_map(screen: &mut Screen, stage: &Stage) -> Result<(), DemoErro
         || dump,
     )?;
     screen.done(
-        "read: TCP (protocol 6) to 10.0.1.175, port 80, goes to one of `count` = 3 backends",
+        "read: TCP (protocol 6) to 10.0.1.175, port 80, goes to one of `cluster_count` = 3 backends",
     )?;
     screen.say(
         "`bpftool map dump name FRONTENDS_V4` finds it by its name, on a node of your own as well. \

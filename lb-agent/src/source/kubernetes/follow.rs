@@ -24,6 +24,8 @@ use super::wire::{Answer, Fill, From, Query, silent};
 
 /// Objects of one page.
 const PAGE: u32 = 500;
+/// The most objects of one kind that a list may bring, page after page.
+const OBJECTS_MAX: usize = 4_000_000;
 /// A stream that ends sooner than this did not work.
 const SHORTEST: Duration = Duration::from_secs(1);
 /// What a server says that was set back to a state before the version that we know.
@@ -186,7 +188,10 @@ impl<T: Watched> Follower<T> {
             let quiet = self.patience.list_quiet;
             let quiet = quiet.saturating_sub(progress.elapsed());
             match stream.answer.fill(left.min(quiet)).await? {
-                Fill::Bytes(at) => stream.received = at,
+                Fill::Bytes(at) => {
+                    stream.received = at;
+                    stream.answer.check_line()?;
+                }
                 Fill::End => return Err(ended(stream.opened)),
                 // An old server sends what there is and then changes, or it is dead.
                 Fill::Silent => {
@@ -202,15 +207,19 @@ impl<T: Watched> Follower<T> {
     /// Lists page by page.
     async fn list(&mut self) -> Result<(), Failure> {
         let mut items = Vec::new();
-        let mut token = None;
+        let mut token: Option<String> = None;
         loop {
-            let answer = self.query.list(&self.client, PAGE, token).await?;
+            let answer = self.query.list(&self.client, PAGE, token.clone()).await?;
             let bytes = answer.whole(self.patience.piece).await?;
             let received = Instant::now();
             let page = decode::page::<T>(&bytes).map_err(|e| garbled(&e))?;
             page.nameless.iter().for_each(|message| nameless(message));
             items.extend(page.items);
             if page.continue_token.is_some() {
+                if page.continue_token == token || items.len() > OBJECTS_MAX {
+                    let cause = "a list that does not end".to_owned();
+                    return Err(Failure::Garbled { cause });
+                }
                 token = page.continue_token;
                 continue;
             }
@@ -236,7 +245,10 @@ impl<T: Watched> Follower<T> {
             self.take(&mut stream)?;
             let within = self.silence_allowed(&stream);
             match stream.answer.fill(within).await? {
-                Fill::Bytes(at) => stream.received = at,
+                Fill::Bytes(at) => {
+                    stream.received = at;
+                    stream.answer.check_line()?;
+                }
                 // A server that was set back is silent until it reaches our version again.
                 Fill::End if self.sends_bookmarks && stream.is_over() && !stream.spoke => {
                     return Err(Failure::SetBack);

@@ -23,6 +23,13 @@ use super::failure::Failure;
 const ANSWER_WITHIN: Duration = Duration::from_mins(1);
 /// How long it may take to say what it does not like.
 const COMPLAIN_WITHIN: Duration = Duration::from_secs(5);
+/// The longest body of a list, and with it of a page: half a million slices of servers that do not
+/// know pages.
+const BODY_MAX: usize = 1 << 30;
+/// The longest line of a stream; no server stores an object of more than a few MiB.
+const LINE_MAX: usize = 64 << 20;
+/// How long a page may take, however steadily it comes.
+const PAGE_WITHIN: Duration = Duration::from_mins(5);
 /// How much of a complaint is read.
 const COMPLAINT_MAX: usize = 64 * 1024;
 /// How much of a complaint that is no Status is told.
@@ -117,6 +124,7 @@ impl Query {
             body: answer.into_body(),
             buffer: Vec::new(),
             read: 0,
+            searched: 0,
         };
         if (200..300).contains(&code) {
             return Ok(answer);
@@ -180,6 +188,15 @@ pub(super) fn root_cause(error: &dyn Error) -> String {
     innermost.to_string()
 }
 
+/// An error when so many bytes are more than any sound server sends.
+fn within_limit(what: &str, bytes: usize, limit: usize) -> Result<(), Failure> {
+    if bytes <= limit {
+        return Ok(());
+    }
+    let cause = format!("{what} of more than {} MiB", limit >> 20);
+    Err(Failure::Garbled { cause })
+}
+
 /// Nothing came for so long that nothing is expected any more.
 pub(super) fn silent(within: Duration) -> Failure {
     let seconds = within.as_secs_f32();
@@ -206,6 +223,8 @@ pub(super) struct Answer {
     buffer: Vec<u8>,
     /// How much of the buffer has been read.
     read: usize,
+    /// Up to where no end of a line is, from there on.
+    searched: usize,
 }
 
 impl Answer {
@@ -236,18 +255,32 @@ impl Answer {
 
     /// The next line that is there to its end.
     pub(super) fn line(&mut self) -> Option<&[u8]> {
-        let rest = self.buffer.get(self.read..)?;
-        let length = rest.iter().position(|byte| *byte == b'\n')?;
+        let rest = self.buffer.get(self.read + self.searched..)?;
+        let Some(found) = rest.iter().position(|byte| *byte == b'\n') else {
+            self.searched += rest.len();
+            return None;
+        };
+        let length = std::mem::take(&mut self.searched) + found;
         let start = self.read;
         self.read += length + 1;
         self.buffer.get(start..start + length)
     }
 
+    /// An error when the line that has begun is longer than any line may be.
+    pub(super) fn check_line(&self) -> Result<(), Failure> {
+        within_limit("a line", self.buffer.len() - self.read, LINE_MAX)
+    }
+
     /// The whole body, each piece of it within a time.
-    pub(super) async fn whole(mut self, piece_within: Duration) -> Result<Vec<u8>, Failure> {
+    pub(super) async fn whole(self, piece_within: Duration) -> Result<Vec<u8>, Failure> {
+        let whole = timeout(PAGE_WITHIN, self.pieces(piece_within)).await;
+        whole.unwrap_or_else(|_| Err(silent(PAGE_WITHIN)))
+    }
+
+    async fn pieces(mut self, piece_within: Duration) -> Result<Vec<u8>, Failure> {
         loop {
             match self.fill(piece_within).await? {
-                Fill::Bytes(_) => {}
+                Fill::Bytes(_) => within_limit("a list", self.buffer.len(), BODY_MAX)?,
                 Fill::End => return Ok(self.buffer),
                 Fill::Silent => return Err(silent(piece_within)),
             }
