@@ -11,7 +11,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use lb_common::abi::{
-    Backend, BackendState, Frontend, FrontendKey, List, SlotKey, SourceRangeKey, names, proto,
+    Backend, BackendState, Frontend, FrontendKey, Kind, List, SlotKey, SourceRangeKey, names, proto,
 };
 
 use super::prefix::Prefix;
@@ -81,6 +81,16 @@ impl TableContent {
     /// Entries in all tables together.
     pub fn len(&self) -> usize {
         self.v4.len() + self.v6.len() + self.slots.len()
+    }
+
+    /// The addresses that have node ports.
+    pub fn node_port_addresses(&self) -> BTreeSet<IpAddr> {
+        let is_node_port = |value: &Frontend| value.kind == Kind::NodePort as u8;
+        let v4 = self.v4.frontends.iter().filter(|(_, v)| is_node_port(v));
+        let v6 = self.v6.frontends.iter().filter(|(_, v)| is_node_port(v));
+        let v4 = v4.map(|(key, _)| IpAddr::from(key.address));
+        v4.chain(v6.map(|(key, _)| IpAddr::from(key.address)))
+            .collect()
     }
 
     /// The service ids that anything in here belongs to.

@@ -76,6 +76,8 @@ pub struct Reconciler {
     claims: Claims,
     /// The addresses of this node's devices, once the kernel has told them.
     kernel_addresses: Option<BTreeSet<IpAddr>>,
+    /// Where the tables had node ports at start.
+    restored_addresses: BTreeSet<IpAddr>,
     addresses: NodeAddresses,
     ids: Ids,
     mirror: Mirror,
@@ -98,6 +100,7 @@ impl Reconciler {
             index: Index::new(settings.node_name.clone()),
             claims: Claims::default(),
             kernel_addresses: None,
+            restored_addresses: content.node_port_addresses(),
             addresses: NodeAddresses::default(),
             ids: Ids::restore(content, settings.id_limits, stamp),
             mirror: Mirror::new(content),
@@ -175,9 +178,12 @@ impl Reconciler {
 
     /// Works out this node's addresses anew; true if they differ.
     fn find_addresses(&mut self) -> bool {
+        // A Node that cannot be read yet is no reason to take node ports away.
+        let unknown = self.index.node().is_none() && !self.unreadable.is_empty();
+        let restored = unknown.then_some(&self.restored_addresses);
         let found = NodeAddresses::new(
             &self.settings.options.node_port_addresses,
-            self.kernel_addresses.as_ref(),
+            self.kernel_addresses.as_ref().or(restored),
             self.index.node(),
             |address| self.claims.is_virtual(address),
         );

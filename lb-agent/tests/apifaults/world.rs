@@ -261,7 +261,8 @@ fn family<A: Ord + Copy + Into<IpAddr>>(
                 let id = content.slots[&SlotKey::new(value.service, list, slot)];
                 let backend = &tables.backends[&id];
                 let address = socket(backend.address.into(), backend.port);
-                view.insert(format!("{frontend} -> {address}"));
+                // A policy that changes is switched by the frontend, after both lists.
+                view.insert(format!("{frontend} {list:?} -> {address}"));
             }
         }
         view.insert(frontend);
