@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Lines and pages as servers write them, in every order of keys, and as they should not.
 
+use proptest::prelude::*;
+
 use super::*;
 
 const SLICE: &str = r#"{"kind":"EndpointSlice","metadata":{"name":"web-x","namespace":"shop","resourceVersion":"41","uid":"u","labels":{"kubernetes.io/service-name":"web"},"annotations":null,"managedFields":[{"fieldsV1":{"f:endpoints":{}}}],"ownerReferences":[{"name":"web"}]},"addressType":"IPv4","endpoints":[{"addresses":["10.1.0.1"],"conditions":{"ready":true},"nodeName":"n"}],"ports":[{"port":80,"protocol":"TCP"}],"unknown":[1,{"a":2}]}"#;
@@ -109,4 +111,36 @@ fn a_bookmark_and_an_error_are_told_apart() {
     let error = r#"{"type":"ERROR","object":{"kind":"Status","code":410,"message":"m"}}"#;
     let found = event::<Node>(error.as_bytes()).unwrap();
     assert!(matches!(found, Event::Ended(status) if status.code == 410));
+}
+
+proptest! {
+    #[test]
+    fn lines_and_pages_that_are_nearly_right_are_read_or_refused(
+        edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+        end in any::<prop::sample::Index>(),
+    ) {
+        let line = format!(r#"{{"type":"ADDED","object":{SLICE}}}"#);
+        let list = format!(r#"{{"metadata":{{"resourceVersion":"7"}},"items":[{SLICE},{SLICE}]}}"#);
+        for text in [line, list] {
+            let mut bytes = text.into_bytes();
+            for (at, byte) in &edits {
+                let at = at.index(bytes.len());
+                bytes[at] = *byte;
+            }
+            // Cut in one of four cases, which is where most answers break.
+            if end.index(4) == 0 {
+                bytes.truncate(end.index(bytes.len()));
+            }
+            // Whatever comes out, nothing panics, and what was accepted names its object.
+            if let Ok(Event::Applied(item, _)) = event::<EndpointSlice>(&bytes) {
+                prop_assert!(!item.reference.to_string().is_empty());
+            }
+            drop(event::<Service>(&bytes));
+            drop(event::<Node>(&bytes));
+            if let Ok(page) = page::<EndpointSlice>(&bytes) {
+                prop_assert!(page.items.len() + page.nameless.len() <= 2);
+            }
+            drop(page::<Service>(&bytes));
+        }
+    }
 }
