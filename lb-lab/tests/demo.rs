@@ -157,7 +157,7 @@ fn a_kept_lab_obeys_the_printed_commands_and_goes_with_ctrl_c() {
     answer(&after("# take hostnames-0uton out"));
     let dump = after("# the Service, its backends");
     let until = Instant::now() + Duration::from_secs(5);
-    while !answer(&dump).contains("\"count\": 2") {
+    while !answer(&dump).contains("\"cluster_count\": 2") {
         assert!(Instant::now() < until, "{}", answer(&dump));
     }
     for _ in 0..4 {
