@@ -3,8 +3,8 @@
 //!
 //! What is missing is looked for a few services at a time, between changes. What nobody planned is
 //! found by a thread that walks over the maps and hands over what it meets.
-//! **Invariant:** an idle agent wakes up once per interval, and a step takes well below a
-//! millisecond.
+//! **Invariant:** an idle agent wakes up once per interval; a step takes a bounded number of
+//! services, which is milliseconds when one of them has thousands of endpoints.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

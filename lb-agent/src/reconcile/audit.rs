@@ -92,43 +92,33 @@ impl Reconciler {
 /// Writes again what is missing or differs, in the order in which it was written first.
 fn restore(part: &TableContent, report: &mut AuditReport, tables: &mut impl Tables) {
     for put in diff(&TableContent::default(), part) {
-        match tables.holds(&put) {
-            Ok(true) => {}
-            Ok(false) => match tables.apply(&put) {
-                Ok(()) => {
-                    report.restored += 1;
-                    warn!("audit: {put} again, it was missing or different");
-                }
-                Err(error) => {
-                    report.failed += 1;
-                    warn!(error = %error_chain(&error), "audit");
-                }
-            },
-            Err(error) => {
-                report.failed += 1;
-                warn!(error = %error_chain(&error), "audit");
-            }
+        if mend(&put, "it was missing or different", report, tables) {
+            report.restored += 1;
         }
     }
 }
 
+/// Removes what nobody planned, unless it is gone already: it was met before a planned removal.
 fn remove(deletion: &Op, report: &mut AuditReport, tables: &mut impl Tables) {
-    match tables.holds(deletion) {
-        // It is gone already: it was met before a planned removal.
-        Ok(true) => {}
-        Ok(false) => match tables.apply(deletion) {
-            Ok(()) => {
-                report.removed += 1;
-                warn!("audit: {deletion}, nobody planned it");
-            }
-            Err(error) => {
-                report.failed += 1;
-                warn!(error = %error_chain(&error), "audit");
-            }
-        },
-        Err(error) => {
-            report.failed += 1;
-            warn!(error = %error_chain(&error), "audit");
-        }
+    if mend(deletion, "nobody planned it", report, tables) {
+        report.removed += 1;
     }
+}
+
+/// Carries a write out unless the tables are as it would leave them; true if it was carried out.
+fn mend(op: &Op, why: &str, report: &mut AuditReport, tables: &mut impl Tables) -> bool {
+    let failure = match tables.holds(op) {
+        Ok(true) => return false,
+        Ok(false) => match tables.apply(op) {
+            Ok(()) => {
+                warn!("audit: {op}, {why}");
+                return true;
+            }
+            Err(error) => error_chain(&error),
+        },
+        Err(error) => error_chain(&error),
+    };
+    report.failed += 1;
+    warn!(error = failure, "audit");
+    false
 }
