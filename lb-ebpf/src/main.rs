@@ -112,7 +112,7 @@ mod hooks {
     fn refuse<F: Host>(world: &mut World, reason: Reason) -> i32 {
         Tables::<F>::count(world, reason);
         match reason.class() {
-            Class::Drop => TC_ACT_SHOT,
+            Class::Drop | Class::Reject => TC_ACT_SHOT,
             Class::Pass | Class::Note => TC_ACT_UNSPEC,
         }
     }

@@ -8,8 +8,8 @@
 use aya::maps::{MapInfo, MapType};
 use lb_common::Reason;
 use lb_common::abi::{
-    Backend, Conn, ConnKey, Cursor, Frontend, FrontendKey, Iface, SlotKey, SourceRangeKey, limits,
-    names,
+    Affinity, AffinityKey, Backend, Conn, ConnKey, Cursor, Fragment, FragmentKey, Frontend,
+    FrontendKey, Iface, PrefixKey, ServiceStats, SlotKey, SourceRangeKey, limits, names,
 };
 
 use super::sizes::{Size, Sizes};
@@ -71,6 +71,15 @@ impl Shape {
         Self::new::<K, V>(name, MapType::Hash, Entries::Exactly(entries))
     }
 
+    fn lru<K, V>(name: &'static str, entries: u32) -> Self {
+        Self::new::<K, V>(name, MapType::LruHash, Entries::Exactly(entries))
+    }
+
+    fn prefixes<A>(name: &'static str) -> Self {
+        let entries = Entries::Exactly(limits::PREFIXES);
+        Self::new::<PrefixKey<A>, A>(name, MapType::LpmTrie, entries)
+    }
+
     fn growing<K, V>(name: &'static str, size: Size) -> Self {
         Self::new::<K, V>(name, MapType::Hash, Entries::Growing(size.first))
     }
@@ -109,6 +118,7 @@ pub(super) fn shapes(connections_max: u32, sizes: &Sizes) -> Vec<Shape> {
     type V4 = [u8; 4];
     type V6 = [u8; 16];
     let services = Entries::Exactly(limits::SERVICES);
+    let stats = Entries::Exactly(limits::SERVICE_STATS);
     let reasons = Entries::Object(u32::try_from(Reason::ALL.len()).unwrap_or(u32::MAX));
     vec![
         Shape::growing::<FrontendKey<V4>, Frontend>(names::FRONTENDS_V4, sizes.frontends),
@@ -119,6 +129,15 @@ pub(super) fn shapes(connections_max: u32, sizes: &Sizes) -> Vec<Shape> {
         Shape::new::<u32, Cursor>(names::CURSORS, MapType::Array, services),
         Shape::hash::<ConnKey<V4>, Conn<V4>>(names::CONNS_V4, connections_max),
         Shape::hash::<ConnKey<V6>, Conn<V6>>(names::CONNS_V6, connections_max),
+        Shape::lru::<ConnKey<V4>, Conn<V4>>(names::HALF_OPEN_V4, limits::HALF_OPEN),
+        Shape::lru::<ConnKey<V6>, Conn<V6>>(names::HALF_OPEN_V6, limits::HALF_OPEN),
+        Shape::lru::<AffinityKey<V4>, Affinity>(names::AFFINITY_V4, limits::AFFINITIES),
+        Shape::lru::<AffinityKey<V6>, Affinity>(names::AFFINITY_V6, limits::AFFINITIES),
+        Shape::lru::<FragmentKey<V4>, Fragment>(names::FRAGMENTS_V4, limits::FRAGMENTS),
+        Shape::lru::<FragmentKey<V6>, Fragment>(names::FRAGMENTS_V6, limits::FRAGMENTS),
+        Shape::prefixes::<V4>(names::PREFIXES_V4),
+        Shape::prefixes::<V6>(names::PREFIXES_V6),
+        Shape::new::<u32, ServiceStats>(names::SERVICE_STATS, MapType::PerCpuHash, stats),
         Shape::ranges::<V4>(names::SRC_RANGES_V4, sizes.source_ranges),
         Shape::ranges::<V6>(names::SRC_RANGES_V6, sizes.source_ranges),
         Shape::hash::<u32, Iface>(names::IFACES, limits::IFACES),

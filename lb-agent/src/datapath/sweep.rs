@@ -14,7 +14,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use lb_common::abi::{Conn, ConnKey, ConnState, Direction, proto};
+use lb_common::abi::{Action, Conn, ConnKey, ConnState, proto};
 
 use super::error::DatapathError;
 use super::loader::Clock;
@@ -278,7 +278,8 @@ where
         return remove_unused(flows, &(*key, conn));
     };
     // ORDER: the request first, so that none is left without its reply entry.
-    let (request, reply) = if key.direction == Direction::Request as u8 {
+    let (request, reply) = if conn.action == Action::Dnat as u8 || conn.action == Action::Snat as u8
+    {
         ((*key, conn), pair)
     } else {
         (pair, (*key, conn))

@@ -6,6 +6,8 @@
 
 use std::cell::{Cell, RefCell};
 
+use lb_common::abi::Hook;
+
 use super::*;
 
 const REPLIED: u8 = ConnState::REPLIED;
@@ -58,13 +60,8 @@ impl Entries<[u8; 4]> for Memory {
 
 /// The request entry of the client's flow to `backend`.
 fn request(backend: [u8; 4], last_seen: u32) -> (Key, Entry) {
-    let key = ConnKey::new(
-        (CLIENT, 4000),
-        (FRONTEND, 53),
-        proto::UDP,
-        Direction::Request,
-    );
-    let mut conn = Conn::new((backend, 53), 4000, last_seen);
+    let key = ConnKey::new((CLIENT, 4000), (FRONTEND, 53), proto::UDP, Hook::Ingress);
+    let mut conn = Conn::new(Action::Dnat, (backend, 53), 4000, last_seen);
     conn.reply_seen = REPLIED;
     (key, conn)
 }
@@ -72,7 +69,7 @@ fn request(backend: [u8; 4], last_seen: u32) -> (Key, Entry) {
 /// Its reply entry.
 fn reply(backend: [u8; 4], last_seen: u32) -> (Key, Entry) {
     let (key, conn) = request(backend, last_seen);
-    let mut reply = Conn::new((FRONTEND, 53), 4000, last_seen);
+    let mut reply = Conn::new(Action::UndoDnat, (FRONTEND, 53), 4000, last_seen);
     reply.reply_seen = REPLIED;
     (conn.pair_key(&key), reply)
 }
@@ -112,10 +109,10 @@ fn the_younger_direction_keeps_a_flow_alive() {
         ([10, 0, 0, 9], 1),
         ([10, 0, 1, 1], 53),
         proto::UDP,
-        Direction::Request,
+        Hook::Ingress,
     );
     let seen = |last_seen| {
-        let mut conn = Conn::new(([10, 0, 0, 5], 53), 1, last_seen);
+        let mut conn = Conn::new(Action::Dnat, ([10, 0, 0, 5], 53), 1, last_seen);
         conn.reply_seen = REPLIED;
         conn
     };

@@ -7,7 +7,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use lb_common::Reason;
-use lb_common::abi::{ConnState, Direction, Frontend};
+use lb_common::abi::{ConnState, Frontend, Hook as Side};
 
 use super::kernel::{Entry, Hook, Kernel, Sizes, Verdict};
 use super::wire::{ACK, Proto, SYN, Segment};
@@ -265,7 +265,7 @@ pub(crate) struct Flow {
 impl Flow {
     pub(crate) fn request_entry(&self) -> Entry {
         Entry {
-            direction: Direction::Request as u8,
+            hook: Side::Ingress as u8,
             source: self.client,
             destination: self.frontend,
             peer: self.backend,
@@ -284,7 +284,7 @@ impl Flow {
 
     pub(crate) fn reply_entry(&self) -> Entry {
         Entry {
-            direction: Direction::Reply as u8,
+            hook: Side::Egress as u8,
             source: self.backend,
             destination: self.translated_client(),
             peer: self.frontend,

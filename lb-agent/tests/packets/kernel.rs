@@ -79,7 +79,7 @@ pub(crate) enum Verdict {
 /// One entry of a connection table, without what differs from run to run.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Entry {
-    pub(crate) direction: u8,
+    pub(crate) hook: u8,
     pub(crate) proto: u8,
     pub(crate) source: SocketAddr,
     pub(crate) destination: SocketAddr,
@@ -315,7 +315,7 @@ impl Kernel {
 
 fn entry<A: Into<IpAddr> + Copy>(key: &ConnKey<A>, conn: &Conn<A>) -> Entry {
     Entry {
-        direction: key.direction,
+        hook: key.hook,
         proto: key.proto,
         source: (key.source.into(), key.source_port).into(),
         destination: (key.destination.into(), key.destination_port).into(),

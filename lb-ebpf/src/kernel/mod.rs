@@ -8,7 +8,9 @@ mod edit;
 mod maps;
 mod parse;
 mod sock;
+mod world;
 
 pub(crate) use edit::edit;
-pub(crate) use maps::{Host, World, work};
+pub(crate) use maps::{Host, work};
 pub(crate) use parse::{ethertype, parse};
+pub(crate) use world::World;

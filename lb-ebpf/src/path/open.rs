@@ -5,7 +5,7 @@
 //! taken, other backends are tried, then other source ports.
 //! **Invariant:** no request entry exists without its reply entry.
 
-use lb_common::abi::{Conn, ConnKey, ConnState, Direction, Hop, Policy, proto};
+use lb_common::abi::{Action, Conn, ConnKey, ConnState, Hook, Hop, Policy, proto};
 use lb_common::{Address as _, Family, Reason};
 
 use super::{Outcome, Work, flow, select};
@@ -116,7 +116,12 @@ fn random_port<F: Family, T: Tables<F>>(tables: &mut T) -> u16 {
 fn prepare<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>, client_port: u16) {
     let now = tables.now();
     let packet = &work.packet;
-    work.request = Conn::new((work.backend.address, work.backend.port), client_port, now);
+    work.request = Conn::new(
+        Action::Dnat,
+        (work.backend.address, work.backend.port),
+        client_port,
+        now,
+    );
     work.request.service = work.backend.service;
     work.request.backend = work.backend_id;
     work.request.epoch = work.backend.epoch;
@@ -125,9 +130,10 @@ fn prepare<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>, cl
         (work.backend.address, work.backend.port),
         (packet.source, client_port),
         packet.proto,
-        Direction::Reply,
+        Hook::Egress,
     );
     work.reply = Conn::new(
+        Action::UndoDnat,
         (packet.destination, packet.destination_port),
         packet.source_port,
         now,

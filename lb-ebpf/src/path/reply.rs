@@ -5,7 +5,7 @@
 //! removed backend still reaches the client under the address it dialled.
 //! **Invariant:** the reply entry alone says what to write; no frontend needs to exist any more.
 
-use lb_common::abi::{ConnKey, Direction};
+use lb_common::abi::{ConnKey, Hook};
 use lb_common::{Family, Reason};
 
 use super::{Decision, Outcome, Work, flow};
@@ -19,7 +19,7 @@ pub fn reply<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>) 
         (packet.source, packet.source_port),
         (packet.destination, packet.destination_port),
         packet.proto,
-        Direction::Reply,
+        Hook::Egress,
     );
     let Some(conn) = tables.conn(&work.reply_key) else {
         return Ok(Decision::Pass);

@@ -6,7 +6,7 @@
 //! **Invariant:** TCP that neither opens a connection nor has an entry goes to the stack, so
 //! connections that something else translates live on.
 
-use lb_common::abi::{ConnKey, ConnState, Direction, FrontendKey, Kind, Scope, proto};
+use lb_common::abi::{ConnKey, ConnState, FrontendKey, Hook, Kind, Scope, proto};
 use lb_common::{Family, Reason};
 
 use super::{Decision, Outcome, Work, flow, open};
@@ -21,7 +21,7 @@ pub fn request<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>
         (packet.source, packet.source_port),
         (packet.destination, packet.destination_port),
         packet.proto,
-        Direction::Request,
+        Hook::Ingress,
     );
     let opens = packet.proto == proto::UDP || packet.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN;
     if !opens {
@@ -120,7 +120,7 @@ fn direct<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>) -> 
         (packet.destination, packet.destination_port),
         (packet.source, packet.source_port),
         packet.proto,
-        Direction::Reply,
+        Hook::Egress,
     );
     let is_tcp = packet.proto == proto::TCP;
     let mut collides = false;

@@ -4,7 +4,7 @@
 //! **Invariant:** a test names the flow's packets in the order they would be on the wire.
 
 use lb_common::abi::proto::{TCP, UDP};
-use lb_common::abi::{ConnState, Direction, Hop, Policy, SlotKey};
+use lb_common::abi::{ConnState, Hook, Hop, Policy, SlotKey};
 use lb_common::{Reason, V4, V6};
 
 use super::world::{BACKENDS, CLIENTS, FRONTENDS, Made, TARGET, World};
@@ -308,9 +308,7 @@ mod case {
             let frontend = world.service(1, proto, &[1]);
             let client = (F::address(CLIENTS, 1), 40_000);
             let (_, backend) = world.request(client, frontend, proto, SYN).unwrap();
-            world
-                .conns
-                .retain(|key, _| key.direction == Direction::Request as u8);
+            world.conns.retain(|key, _| key.hook == Hook::Ingress as u8);
             world.now = 250;
             world.request(client, frontend, proto, SYN).unwrap();
             assert_eq!(

@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use lb_common::abi::{
-    Algorithm, Backend, BackendState, Conn, ConnKey, Cursor, Direction, Frontend, FrontendKey, Hop,
-    SlotKey,
+    Algorithm, Backend, BackendState, Conn, ConnKey, Cursor, Direction, Frontend, FrontendKey,
+    Hook, Hop, SlotKey,
 };
 use lb_common::{Family, Reason, V4, V6};
 
@@ -68,7 +68,7 @@ pub(super) struct World<F: Made> {
     pub(super) counts: BTreeMap<Reason, u32>,
     pub(super) writes: u32,
     /// What another CPU inserts just before our next request entry, or reply entry.
-    pub(super) race: Option<(Direction, Conns<F>)>,
+    pub(super) race: Option<(Hook, Conns<F>)>,
     /// Inserts to let pass before that.
     race_delay: u32,
     random: u32,
@@ -124,7 +124,7 @@ impl<F: Made> World<F> {
 
     /// Another CPU inserts `conns` just before our reply entry, after `delay` tries of ours.
     pub(super) fn race_after(&mut self, delay: u32, conns: Conns<F>) {
-        self.race = Some((Direction::Reply, conns));
+        self.race = Some((Hook::Egress, conns));
         self.race_delay = delay;
     }
 
@@ -220,12 +220,12 @@ impl<F: Made> Tables<F> for World<F> {
         key: &ConnKey<F::Addr>,
         conn: &Conn<F::Addr>,
     ) -> Result<(), InsertError> {
-        if let Some((direction, conns)) = self.race.take() {
-            if key.direction == direction as u8 && self.race_delay == 0 {
+        if let Some((hook, conns)) = self.race.take() {
+            if key.hook == hook as u8 && self.race_delay == 0 {
                 self.conns.extend(conns);
             } else {
                 self.race_delay = self.race_delay.saturating_sub(1);
-                self.race = Some((direction, conns));
+                self.race = Some((hook, conns));
             }
         }
         if self.conns.contains_key(key) {
