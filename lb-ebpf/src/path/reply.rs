@@ -27,24 +27,25 @@ pub fn reply<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>) 
     // ours is established.
     let may_be_new =
         packet.proto == proto::UDP || packet.tcp_flags & (tcp::SYN | tcp::RST) != 0 || marked;
-    let found = match tables.find(&work.key, may_be_new) {
-        Some((table, conn)) => {
-            work.conn.take_over(conn);
-            work.table = table;
-            true
-        }
-        None => false,
-    };
+    let mut found = find(tables, work, may_be_new);
+    if found && is_reused(work) {
+        // The flow before this one must neither end it nor masquerade it unasked.
+        work.other_key = work.conn.pair_key(&work.key);
+        tables.remove_conn(work.table, &work.other_key);
+        tables.remove_conn(work.table, &work.key);
+        found = find(tables, work, may_be_new);
+    }
     if !found && (!marked || tables.masquerades_by_mark()) {
         return Outcome::Pass;
     }
     if work.packet.first_fragment {
         return Outcome::Refused(Reason::Fragment);
     }
-    if !found || must_begin(tables, work) {
-        if !found {
-            work.conn.flags = 0;
-        }
+    if !found {
+        work.conn.flags = 0;
+        return Outcome::Begin;
+    }
+    if work.conn.flags & ConnFlags::PENDING != 0 {
         return Outcome::Begin;
     }
     let outcome = flow::apply(tables, work);
@@ -54,19 +55,25 @@ pub fn reply<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>) 
     outcome.into()
 }
 
-/// Whether the flow in `work.conn` is to be masqueraded and has no address and port yet.
+/// Looks for the packet's entry, counts the packet in it and puts it into the work record.
 #[inline(always)]
-fn must_begin<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>) -> bool {
-    if work.conn.action != Action::Snat as u8 {
+fn find<F: Family, T: Tables<F>>(
+    tables: &mut T,
+    work: &mut Work<F::Addr>,
+    half_open_too: bool,
+) -> bool {
+    let Some((table, conn)) = tables.find(&work.key, half_open_too) else {
         return false;
-    }
-    let opens = work.packet.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN;
-    if opens && ConnState::is_over(work.conn.state()) {
-        // The tuple is used anew: the flow before it must not end this one.
-        work.other_key = work.conn.pair_key(&work.key);
-        tables.remove_conn(work.table, &work.other_key);
-        tables.remove_conn(work.table, &work.key);
-        return true;
-    }
-    work.conn.flags & ConnFlags::PENDING != 0
+    };
+    work.conn.take_over(conn);
+    work.table = table;
+    true
+}
+
+/// Whether the packet opens a connection with the tuple of a masqueraded one that is over.
+#[inline(always)]
+fn is_reused<A: Copy>(work: &Work<A>) -> bool {
+    work.conn.action == Action::Snat as u8
+        && work.packet.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN
+        && ConnState::is_over(work.conn.state())
 }

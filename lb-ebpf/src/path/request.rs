@@ -6,7 +6,7 @@
 //! **Invariant:** TCP that neither opens a connection nor has an entry goes to the stack, so
 //! connections that something else translates live on.
 
-use lb_common::abi::{Action, ConnKey, ConnState, FrontendKey, Hook, proto};
+use lb_common::abi::{Action, ConnFlags, ConnKey, ConnState, FrontendKey, Hook, proto};
 use lb_common::{Family, Reason};
 
 use super::{Outcome, Work, flow};
@@ -106,6 +106,11 @@ fn may_continue<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr
         tables.count(Reason::Reselected);
     }
     tables.remove_conn(work.table, &work.key);
+    if work.conn.flags & ConnFlags::MASQUERADED != 0 {
+        // The next flow of this tuple may be one that keeps its source.
+        forget_masquerade(tables, work, Table::Established);
+        forget_masquerade(tables, work, Table::HalfOpen);
+    }
     // The reply entry of a dead backend's UDP flow stays until it is swept, so that an answer
     // under way still reaches the client under the frontend's address.
     if work.packet.proto != proto::UDP {
@@ -113,6 +118,28 @@ fn may_continue<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr
         tables.remove_conn(work.table, &work.other_key);
     }
     false
+}
+
+/// Removes the pair of entries that masquerades the requests of the flow in `work.conn`, answers
+/// under way included: what comes from another source than the client's is of no use to it.
+#[inline(always)]
+fn forget_masquerade<F: Family, T: Tables<F>>(
+    tables: &mut T,
+    work: &mut Work<F::Addr>,
+    table: Table,
+) {
+    work.other_key = ConnKey::new(
+        (work.packet.source, work.conn.client_port),
+        (work.conn.peer, work.conn.peer_port),
+        work.packet.proto,
+        Hook::Egress,
+    );
+    let Some(snat) = tables.conn(table, &work.other_key) else {
+        return;
+    };
+    work.pair_key = snat.pair_key(&work.other_key);
+    tables.remove_conn(table, &work.other_key);
+    tables.remove_conn(table, &work.pair_key);
 }
 
 /// Whether the reply entry of the flow in `work.conn` is there, without which the client would
