@@ -7,10 +7,12 @@
 mod edit;
 mod maps;
 mod parse;
+mod reject;
 mod sock;
 mod world;
 
 pub(crate) use edit::edit;
 pub(crate) use maps::{Host, work};
 pub(crate) use parse::{ethertype, parse};
+pub(crate) use reject::reject;
 pub(crate) use world::World;
