@@ -52,7 +52,7 @@ fn only_slices(update: &Update) -> bool {
         Change::Apply(Object::EndpointSlice(_)) | Change::Delete(ObjectRef::EndpointSlice(_)) => {
             true
         }
-        Change::Apply(_) | Change::Delete(_) | Change::Invalid { .. } => false,
+        Change::Apply(_) | Change::Delete(_) | Change::Invalid(_) => false,
     };
     matches!(update, Update::Changes(changes) if changes.iter().all(is_slice))
 }
@@ -118,7 +118,7 @@ impl Reconciler {
     /// Takes an update in, without writing: several may come before one [`Self::sync`].
     pub fn receive(&mut self, update: Update) {
         match &update {
-            Update::Reset(_) => {
+            Update::Reset { .. } => {
                 self.listed = true;
                 self.complete();
             }

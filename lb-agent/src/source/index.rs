@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::endpoint::{EndpointSlice, SliceKey};
 use crate::model::service::{Node, Service, ServiceKey};
-use crate::model::snapshot::{Change, Kind, Object, ObjectRef, ServiceSnapshot, Update};
+use crate::model::snapshot::{Change, Invalid, Kind, Object, ObjectRef, ServiceSnapshot, Update};
 
 /// All objects of a source.
 #[derive(Debug, Default)]
@@ -21,7 +21,7 @@ pub struct Index {
     endpoints: BTreeMap<ServiceKey, Vec<EndpointSlice>>,
     nodes: BTreeMap<String, Node>,
     /// Objects that are there and cannot be read.
-    invalid: BTreeMap<ObjectRef, String>,
+    invalid: BTreeMap<ObjectRef, Invalid>,
 }
 
 impl Index {
@@ -36,7 +36,7 @@ impl Index {
     /// Takes an update in and says which Services must be planned again.
     pub fn update(&mut self, update: Update) -> BTreeSet<ServiceKey> {
         match update {
-            Update::Reset(objects) => self.reset(objects),
+            Update::Reset { objects, invalid } => self.reset(objects, invalid),
             Update::Partial { objects, .. } => objects
                 .into_iter()
                 .flat_map(|object| self.apply(object))
@@ -45,24 +45,32 @@ impl Index {
                 kind,
                 objects,
                 invalid,
-            } => self.relist(kind, objects, &invalid),
+            } => self.relist(kind, objects, invalid),
             Update::Complete => BTreeSet::new(),
             Update::Changes(changes) => changes
                 .into_iter()
                 .flat_map(|change| match change {
                     Change::Apply(object) => self.apply(object),
                     Change::Delete(reference) => self.delete(&reference),
-                    Change::Invalid { object, message } => self.note_invalid(object, message),
+                    Change::Invalid(invalid) => self.note_invalid(invalid),
                 })
                 .collect(),
         }
     }
 
-    /// Replaces everything.
-    fn reset(&mut self, objects: Vec<Object>) -> BTreeSet<ServiceKey> {
-        let before = std::mem::replace(self, Self::new(self.node_name.clone()));
-        for object in objects {
+    /// Replaces everything, but for the objects that cannot be read.
+    fn reset(&mut self, objects: Vec<Object>, invalid: Vec<Invalid>) -> BTreeSet<ServiceKey> {
+        let mut before = std::mem::replace(self, Self::new(self.node_name.clone()));
+        // What can be read of an object before it could no longer be is newer than what was known.
+        let kept: Vec<Object> = invalid
+            .iter()
+            .filter_map(|invalid| before.take(&invalid.object))
+            .collect();
+        for object in kept.into_iter().chain(objects) {
             self.apply(object);
+        }
+        for invalid in invalid {
+            self.note_invalid(invalid);
         }
         let mut dirty: BTreeSet<_> = before.services.into_keys().collect();
         dirty.extend(self.services.keys().cloned());
@@ -74,7 +82,7 @@ impl Index {
         &mut self,
         kind: Kind,
         objects: Vec<Object>,
-        invalid: &[ObjectRef],
+        invalid: Vec<Invalid>,
     ) -> BTreeSet<ServiceKey> {
         let mut gone: BTreeSet<ObjectRef> = match kind {
             Kind::Services => self
@@ -91,15 +99,16 @@ impl Index {
                 .collect(),
             Kind::Nodes => self.nodes.keys().cloned().map(ObjectRef::Node).collect(),
         };
-        self.invalid.retain(|known, _| known.kind() != Some(kind));
-        for reference in invalid {
-            gone.remove(reference);
-            self.invalid.insert(reference.clone(), String::new());
-        }
+        let invalid_before = self.invalid.keys();
+        gone.extend(invalid_before.filter(|r| r.kind() == Some(kind)).cloned());
         let mut dirty = BTreeSet::new();
         for object in objects {
             gone.remove(&object.reference());
             dirty.extend(self.apply(object));
+        }
+        for invalid in invalid {
+            gone.remove(&invalid.object);
+            dirty.extend(self.note_invalid(invalid));
         }
         for reference in gone {
             dirty.extend(self.delete(&reference));
@@ -108,14 +117,17 @@ impl Index {
     }
 
     /// Takes note of an object that cannot be read; the Service of a slice gets a warning.
-    fn note_invalid(&mut self, object: ObjectRef, message: String) -> BTreeSet<ServiceKey> {
-        let service = match &object {
+    fn note_invalid(&mut self, invalid: Invalid) -> BTreeSet<ServiceKey> {
+        let service = match &invalid.object {
             ObjectRef::EndpointSlice(key) => {
                 self.slices.get(key).and_then(|slice| slice.service.clone())
             }
             ObjectRef::Service(_) | ObjectRef::Endpoints(_) | ObjectRef::Node(_) => None,
         };
-        self.invalid.insert(object, message);
+        let before = self.invalid.insert(invalid.object.clone(), invalid.clone());
+        if before.as_ref() == Some(&invalid) {
+            return BTreeSet::new();
+        }
         service.into_iter().collect()
     }
 
@@ -124,8 +136,8 @@ impl Index {
         if self.invalid.is_empty() {
             return None;
         }
-        let message = self.invalid.get(&ObjectRef::EndpointSlice(key.clone()))?;
-        Some(format!("EndpointSlice {}: {message}", key.name))
+        let invalid = self.invalid.get(&ObjectRef::EndpointSlice(key.clone()))?;
+        Some(format!("EndpointSlice {}: {}", key.name, invalid.message))
     }
 
     /// Slices that serve no Service, each with the reason.
@@ -214,6 +226,19 @@ impl Index {
                 let before = self.nodes.remove(name);
                 self.all_if_node_changed(name, before.as_ref())
             }
+        }
+    }
+
+    /// Takes an object out, to keep it.
+    fn take(&mut self, reference: &ObjectRef) -> Option<Object> {
+        match reference {
+            ObjectRef::Service(key) => self.services.remove(key).map(Object::Service),
+            ObjectRef::EndpointSlice(key) => self.slices.remove(key).map(Object::EndpointSlice),
+            ObjectRef::Endpoints(key) => {
+                let slices = self.endpoints.remove(key);
+                slices.map(|slices| Object::Endpoints(key.clone(), slices))
+            }
+            ObjectRef::Node(name) => self.nodes.remove(name).map(Object::Node),
         }
     }
 

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
 use crate::error_chain;
-use crate::model::snapshot::{Change, Kind, Object, ObjectRef, Update};
+use crate::model::snapshot::{Change, Invalid, Kind, Object, ObjectRef, Update};
 use log::Log;
 
 /// Objects that are handed to the thread at a time.
@@ -136,7 +136,7 @@ impl State {
     /// Remembers what an update says. Costs as much as the update is large and never waits.
     pub fn record(&self, update: &Update) {
         match update {
-            Update::Reset(objects) => self.list(Scope::Everything, objects, &[]),
+            Update::Reset { objects, invalid } => self.list(Scope::Everything, objects, invalid),
             Update::Relist {
                 kind,
                 objects,
@@ -153,10 +153,11 @@ impl State {
         }
     }
 
-    fn list(&self, scope: Scope, objects: &[Object], stay: &[ObjectRef]) {
+    fn list(&self, scope: Scope, objects: &[Object], invalid: &[Invalid]) {
         self.order(Order::Begin(scope));
         self.apply(objects);
-        self.order(Order::End(stay.to_vec()));
+        let stay = invalid.iter().map(|invalid| invalid.object.clone());
+        self.order(Order::End(stay.collect()));
     }
 
     fn apply(&self, objects: &[Object]) {
@@ -183,7 +184,7 @@ fn entry(change: &Change) -> Option<Entry> {
     match change {
         Change::Apply(object) => applied(object),
         Change::Delete(reference) => Some(Entry::Delete(reference.clone())),
-        Change::Invalid { .. } => None,
+        Change::Invalid(_) => None,
     }
 }
 

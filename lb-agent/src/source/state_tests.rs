@@ -36,7 +36,15 @@ fn apply(object: Object) -> Update {
     Update::Changes(vec![Change::Apply(object)])
 }
 
-fn relist(kind: Kind, objects: Vec<Object>, invalid: Vec<ObjectRef>) -> Update {
+fn invalid(object: ObjectRef) -> Invalid {
+    Invalid {
+        object,
+        service: None,
+        message: "it is odd".to_owned(),
+    }
+}
+
+fn relist(kind: Kind, objects: Vec<Object>, invalid: Vec<Invalid>) -> Update {
     Update::Relist {
         kind,
         objects,
@@ -63,7 +71,7 @@ fn what_was_known_last_is_known_after_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("made/on/demand");
     let updates = [
-        Update::Reset(vec![node("a", "1"), node("b", "1"), slice("x")]),
+        Update::reset(vec![node("a", "1"), node("b", "1"), slice("x")]),
         apply(node("a", "2")),
         Update::Changes(vec![Change::Delete(node("b", "").reference())]),
         apply(node("c", "1")),
@@ -78,17 +86,23 @@ fn what_was_known_last_is_known_after_a_restart() {
 fn a_list_replaces_its_kind_but_for_what_cannot_be_read() {
     let folder = tempfile::tempdir().unwrap();
     let updates = [
-        Update::Reset(vec![node("a", "1"), node("b", "1"), slice("x")]),
+        Update::reset(vec![node("a", "1"), node("b", "1"), slice("x")]),
         relist(
             Kind::Nodes,
             vec![node("c", "1")],
-            vec![node("b", "").reference()],
+            vec![invalid(node("b", "").reference())],
         ),
     ];
     session(folder.path(), &updates);
     let expected = vec![slice("x"), node("b", "1"), node("c", "1")];
     assert_eq!(session(folder.path(), &[]), expected);
-    session(folder.path(), &[Update::Reset(vec![slice("y")])]);
+    let everything = Update::Reset {
+        objects: vec![slice("y")],
+        invalid: vec![invalid(node("b", "").reference())],
+    };
+    session(folder.path(), &[everything]);
+    assert_eq!(session(folder.path(), &[]), [slice("y"), node("b", "1")]);
+    session(folder.path(), &[Update::reset(vec![slice("y")])]);
     assert_eq!(session(folder.path(), &[]), [slice("y")]);
 }
 
@@ -97,7 +111,7 @@ fn a_torn_last_line_costs_that_line_only() {
     let folder = tempfile::tempdir().unwrap();
     session(
         folder.path(),
-        &[Update::Reset(vec![node("a", "1")]), apply(node("b", "1"))],
+        &[Update::reset(vec![node("a", "1")]), apply(node("b", "1"))],
     );
     let whole = fs::read(file(folder.path())).unwrap();
     let last = whole[..whole.len() - 1]
@@ -122,8 +136,8 @@ fn a_torn_last_line_costs_that_line_only() {
 fn a_file_cut_anywhere_gives_what_was_known_at_some_time() {
     let folder = tempfile::tempdir().unwrap();
     let first = vec![node("a", "1"), node("b", "1"), slice("x")];
-    session(folder.path(), &[Update::Reset(first.clone())]);
-    session(folder.path(), &[Update::Reset(vec![node("c", "1")])]);
+    session(folder.path(), &[Update::reset(first.clone())]);
+    session(folder.path(), &[Update::reset(vec![node("c", "1")])]);
     let whole = fs::read(file(folder.path())).unwrap();
     let first = vec![slice("x"), node("a", "1"), node("b", "1")];
     for cut in 0..=whole.len() {
@@ -153,7 +167,7 @@ fn garbage_and_other_versions_are_survived() {
 fn the_file_is_written_anew_when_most_of_it_is_dead() {
     let folder = tempfile::tempdir().unwrap();
     let (state, _) = State::open(folder.path()).unwrap();
-    state.record(&Update::Reset(vec![slice("x")]));
+    state.record(&Update::reset(vec![slice("x")]));
     for zone in 0..10_000 {
         state.record(&apply(node("a", &zone.to_string())));
     }

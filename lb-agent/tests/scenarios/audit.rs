@@ -28,7 +28,7 @@ fn bench() -> Bench {
         objects.push(Object::Service(service));
         objects.push(Object::EndpointSlice(slice(&name, &ADDRESSES)));
     }
-    bench.take(Update::Reset(objects));
+    bench.take(Update::reset(objects));
     bench.writes();
     bench
 }
@@ -52,7 +52,7 @@ fn spoiled(op: Op) -> Op {
 /// Entries that nobody planned, under keys that are free.
 fn strangers() -> Vec<Op> {
     let mut foreign = Bench::empty();
-    foreign.take(Update::Reset(vec![
+    foreign.take(Update::reset(vec![
         Object::Service(service("foreign", "10.9.9.9")),
         Object::EndpointSlice(slice("foreign", &ADDRESSES)),
     ]));
@@ -142,7 +142,7 @@ fn an_entry_that_was_met_before_it_was_planned_away_is_no_stranger() {
     let mut bench = bench();
     let mut met = Vec::new();
     bench.tables.walk(&mut |op| met.push(op)).unwrap();
-    bench.take(Update::Reset(Vec::new()));
+    bench.take(Update::reset(Vec::new()));
     let report = bench.reconciler.audit_strangers(&met, &mut bench.tables);
     assert_eq!(report.drift(), 0);
 }

@@ -15,7 +15,7 @@ const ADDRESSES: [&str; 4] = ["10.244.0.1", "10.244.0.2", "10.244.0.3", "10.244.
 /// The Service `web` with the first `count` addresses.
 fn web(count: usize) -> Bench {
     let mut bench = Bench::empty();
-    bench.take(Update::Reset(vec![
+    bench.take(Update::reset(vec![
         Object::Service(service("web", "10.0.0.10")),
         Object::EndpointSlice(slice("web", &ADDRESSES[..count])),
     ]));
@@ -31,7 +31,7 @@ fn endpoints(bench: &mut Bench, addresses: &[&str]) -> Vec<String> {
 #[test]
 fn a_new_service_is_written_from_its_backends_to_its_frontend() {
     let mut bench = Bench::empty();
-    bench.take(Update::Reset(vec![
+    bench.take(Update::reset(vec![
         Object::Service(service("web", "10.0.0.10")),
         Object::EndpointSlice(slice("web", &ADDRESSES[..2])),
     ]));
@@ -202,7 +202,7 @@ fn nothing_is_written_before_the_first_list_is_complete() {
 fn a_failed_write_is_tried_again_and_holds_up_nobody_else() {
     let mut bench = Bench::empty();
     bench.tables.fail_nth(1);
-    let outcome = bench.take(Update::Reset(vec![
+    let outcome = bench.take(Update::reset(vec![
         Object::Service(service("a", "10.0.0.10")),
         Object::EndpointSlice(slice("a", &ADDRESSES[..2])),
         Object::Service(service("b", "10.0.0.11")),
@@ -273,7 +273,7 @@ fn what_an_earlier_process_left_is_removed_after_the_rest_is_in_place() {
     before.apply(Object::EndpointSlice(slice("old", &["10.244.0.9"])));
     before.apply(Object::Service(service("old", "10.0.0.11")));
     let mut bench = Bench::on(before.tables.content().clone(), 1_000);
-    bench.take(Update::Reset(vec![
+    bench.take(Update::reset(vec![
         Object::Service(service("web", "10.0.0.10")),
         Object::EndpointSlice(slice("web", &ADDRESSES[..3])),
     ]));
@@ -297,7 +297,7 @@ fn when_service_ids_run_out_the_services_that_have_one_go_on() {
     };
     let mut tables = Memory::default();
     let mut reconciler = Reconciler::restore(settings, tables.content(), 1);
-    reconciler.receive(Update::Reset(vec![
+    reconciler.receive(Update::reset(vec![
         Object::Service(service("a", "10.0.0.10")),
         Object::Service(service("b", "10.0.0.11")),
     ]));

@@ -46,7 +46,7 @@ impl Bench {
     /// A node with empty tables that knows of no object.
     pub(crate) fn empty() -> Self {
         let mut bench = Self::on(TableContent::default(), 1);
-        bench.take(Update::Reset(Vec::new()));
+        bench.take(Update::reset(Vec::new()));
         bench
     }
 

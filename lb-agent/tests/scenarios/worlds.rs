@@ -45,7 +45,7 @@ impl World {
     pub(crate) fn listed(&self, settings: &Settings) -> Bench {
         let mut bench = Bench::with(settings.clone(), TableContent::default(), 1);
         bench.reconciler.receive_addresses(self.addresses.clone());
-        bench.take(Update::Reset(self.objects.clone()));
+        bench.take(Update::reset(self.objects.clone()));
         bench
     }
 
