@@ -289,6 +289,16 @@ impl Reconciler {
         self.index.invalid_len()
     }
 
+    /// All objects that are known, as they were when they could last be read.
+    pub fn objects(&self) -> impl Iterator<Item = Object> {
+        self.index.objects()
+    }
+
+    /// Objects that are there and cannot be read.
+    pub fn invalid(&self) -> impl Iterator<Item = &ObjectRef> {
+        self.index.invalid()
+    }
+
     /// Number of frontends in the tables that are no cluster addresses.
     pub fn outer_frontends_len(&self) -> usize {
         self.mirror

@@ -263,6 +263,21 @@ impl Index {
         self.services.keys().cloned().collect()
     }
 
+    /// All objects, as they were when they could last be read.
+    pub fn objects(&self) -> impl Iterator<Item = Object> {
+        let services = self.services.values().cloned().map(Object::Service);
+        let slices = self.slices.values().cloned().map(Object::EndpointSlice);
+        let endpoints = self.endpoints.iter();
+        let endpoints = endpoints.map(|(key, all)| Object::Endpoints(key.clone(), all.clone()));
+        let nodes = self.nodes.values().cloned().map(Object::Node);
+        services.chain(slices).chain(endpoints).chain(nodes)
+    }
+
+    /// Objects that are there and cannot be read.
+    pub fn invalid(&self) -> impl Iterator<Item = &ObjectRef> {
+        self.invalid.keys()
+    }
+
     /// This node's object, once it is known.
     pub fn node(&self) -> Option<&Node> {
         self.nodes.get(&self.node_name)

@@ -126,11 +126,14 @@ impl Hub {
 
 impl Desk {
     fn send(&mut self, received: Instant, update: Update) {
-        if let Some(state) = &self.outlet.state {
-            state.record(&update);
-        }
+        let recorded = self
+            .outlet
+            .state
+            .as_ref()
+            .map(|state| state.record(&update));
         // A closed channel means that the agent is about to end.
         drop(self.outlet.updates.send(Delivery { received, update }));
+        drop(recorded);
     }
 
     fn listed(&mut self, kind: Kind, received: Instant, items: Vec<Item>) {
