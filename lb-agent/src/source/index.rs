@@ -36,7 +36,7 @@ impl Index {
     /// Takes an update in and says which Services must be planned again.
     pub fn update(&mut self, update: Update) -> BTreeSet<ServiceKey> {
         match update {
-            Update::Reset { objects, invalid } => self.reset(objects, invalid),
+            Update::Reset { objects, invalid } => self.reset(objects, &invalid),
             Update::Partial { objects, .. } => objects
                 .into_iter()
                 .flat_map(|object| self.apply(object))
@@ -45,21 +45,21 @@ impl Index {
                 kind,
                 objects,
                 invalid,
-            } => self.relist(kind, objects, invalid),
+            } => self.relist(kind, objects, &invalid),
             Update::Complete => BTreeSet::new(),
             Update::Changes(changes) => changes
                 .into_iter()
                 .flat_map(|change| match change {
                     Change::Apply(object) => self.apply(object),
                     Change::Delete(reference) => self.delete(&reference),
-                    Change::Invalid(invalid) => self.note_invalid(invalid),
+                    Change::Invalid(invalid) => self.note_invalid(&invalid),
                 })
                 .collect(),
         }
     }
 
     /// Replaces everything, but for the objects that cannot be read.
-    fn reset(&mut self, objects: Vec<Object>, invalid: Vec<Invalid>) -> BTreeSet<ServiceKey> {
+    fn reset(&mut self, objects: Vec<Object>, invalid: &[Invalid]) -> BTreeSet<ServiceKey> {
         let mut before = std::mem::replace(self, Self::new(self.node_name.clone()));
         // What can be read of an object before it could no longer be is newer than what was known.
         let kept: Vec<Object> = invalid
@@ -82,7 +82,7 @@ impl Index {
         &mut self,
         kind: Kind,
         objects: Vec<Object>,
-        invalid: Vec<Invalid>,
+        invalid: &[Invalid],
     ) -> BTreeSet<ServiceKey> {
         let mut gone: BTreeSet<ObjectRef> = match kind {
             Kind::Services => self
@@ -117,7 +117,7 @@ impl Index {
     }
 
     /// Takes note of an object that cannot be read; the Service of a slice gets a warning.
-    fn note_invalid(&mut self, invalid: Invalid) -> BTreeSet<ServiceKey> {
+    fn note_invalid(&mut self, invalid: &Invalid) -> BTreeSet<ServiceKey> {
         let service = match &invalid.object {
             ObjectRef::EndpointSlice(key) => {
                 self.slices.get(key).and_then(|slice| slice.service.clone())
@@ -125,7 +125,7 @@ impl Index {
             ObjectRef::Service(_) | ObjectRef::Endpoints(_) | ObjectRef::Node(_) => None,
         };
         let before = self.invalid.insert(invalid.object.clone(), invalid.clone());
-        if before.as_ref() == Some(&invalid) {
+        if before.as_ref() == Some(invalid) {
             return BTreeSet::new();
         }
         service.into_iter().collect()

@@ -37,7 +37,7 @@ pub(crate) fn patience() -> Patience {
         piece: Duration::from_millis(500),
         settle: Duration::from_millis(100),
         stream_secs: (20, 20),
-        bookmark: Duration::from_millis(600),
+        silence: Duration::from_millis(600),
         grace: Duration::from_millis(200),
     }
 }

@@ -24,7 +24,7 @@ pub(crate) fn patience() -> Patience {
         piece: Duration::from_millis(800),
         settle: Duration::from_millis(150),
         stream_secs: (60, 60),
-        bookmark: Duration::from_millis(600),
+        silence: Duration::from_millis(600),
         grace: Duration::from_millis(200),
     }
 }
