@@ -115,7 +115,7 @@ impl PlanText {
             for rules in rules {
                 plan.port(snapshot, rules);
             }
-            let check = health_check(snapshot, context.node.name);
+            let check = health_check(snapshot, context);
             plan.health_checks.extend(check.map(HealthCheckText::from));
             if let Some(left) = &mut plan.left_out {
                 let service = &snapshot.service.key;

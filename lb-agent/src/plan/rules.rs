@@ -276,6 +276,13 @@ fn general_warnings(snapshot: &ServiceSnapshot<'_>, context: PlanContext<'_>) ->
     {
         warnings.push(Warning::NoNodeAddress(context.node.name.to_owned()));
     }
+    if service.is_served()
+        && let Some(port) = service.health_check()
+        && let Some(owner) = context.claims.health_check_owner(port)
+        && *owner != service.key
+    {
+        warnings.push(Warning::HealthCheckTaken(port, owner.clone()));
+    }
     for ip in no_family(service) {
         warnings.push(Warning::NoFamily(ip));
     }

@@ -29,6 +29,8 @@ pub enum Warning {
     FrontendTaken(FrontendAddress, ServiceKey),
     /// Another port of the same Service has this frontend.
     FrontendRepeated(FrontendAddress),
+    /// Another Service has its health check at this port.
+    HealthCheckTaken(u16, ServiceKey),
     /// All ids are in use: this port has no frontend or not all its backends.
     IdsExhausted(String),
     /// The port has more endpoints than a list can hold; the last ones get no traffic.
@@ -56,6 +58,7 @@ impl Warning {
             Self::UnknownAlgorithm(_) => "UnknownAlgorithm",
             Self::FrontendTaken(..) => "FrontendTaken",
             Self::FrontendRepeated(_) => "FrontendRepeated",
+            Self::HealthCheckTaken(..) => "HealthCheckTaken",
             Self::IdsExhausted(_) => "IdsExhausted",
             Self::TooManyEndpoints { .. } => "TooManyEndpoints",
             Self::EndpointsIgnored => "EndpointsIgnored",
@@ -97,6 +100,13 @@ impl fmt::Display for Warning {
                     f,
                     "{frontend} is named by two ports, the first one has it, or the one of which it \
                      is no node port"
+                )
+            }
+            Self::HealthCheckTaken(port, owner) => {
+                write!(
+                    f,
+                    "healthCheckNodePort {port} belongs to Service {owner}, which is older or first by \
+                     name: this one has no health check"
                 )
             }
             Self::IdsExhausted(port) => {
