@@ -160,6 +160,8 @@ pub struct ServiceSnapshot<'a> {
     pub slices: Vec<&'a EndpointSlice>,
     /// What is wrong with slices that cannot be read now and are as they were, in words.
     pub invalid: Vec<String>,
+    /// What is wrong with slices that cannot be read and of which nothing is known, in words.
+    pub unread: Vec<String>,
     /// A classic Endpoints object exists too and is not used, because slices exist.
     pub endpoints_ignored: bool,
 }

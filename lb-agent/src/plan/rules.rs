@@ -268,6 +268,8 @@ fn general_warnings(snapshot: &ServiceSnapshot<'_>, context: PlanContext<'_>) ->
     }));
     let invalid = snapshot.invalid.iter().cloned();
     warnings.extend(invalid.map(Warning::Unreadable));
+    let unread = snapshot.unread.iter().cloned();
+    warnings.extend(unread.map(Warning::NeverRead));
     if snapshot.endpoints_ignored {
         warnings.push(Warning::EndpointsIgnored);
     }

@@ -19,6 +19,8 @@ pub enum Warning {
     EndpointRejected(String, String),
     /// A slice cannot be read now, and its last good state is in force; in words.
     Unreadable(String),
+    /// A slice cannot be read, and no good state of it is known; in words.
+    NeverRead(String),
     /// There are node ports, but no address of this node is known.
     NoNodeAddress(String),
     /// An address of a family in which the Service has no cluster address; it is not served.
@@ -52,7 +54,7 @@ impl Warning {
         match self {
             Self::Ignored(_) => "InvalidField",
             Self::EndpointRejected(..) => "InvalidEndpoint",
-            Self::Unreadable(_) => "Invalid",
+            Self::Unreadable(_) | Self::NeverRead(_) => "Invalid",
             Self::NoNodeAddress(_) => "NoNodeAddress",
             Self::NoFamily(_) => "NoClusterAddress",
             Self::UnknownAlgorithm(_) => "UnknownAlgorithm",
@@ -74,6 +76,9 @@ impl fmt::Display for Warning {
                 write!(f, "EndpointSlice {slice}: {reason}, gets no traffic")
             }
             Self::Unreadable(what) => write!(f, "{what}; its last good state is in force"),
+            Self::NeverRead(what) => {
+                write!(f, "{what}; no state of it is known that could be read")
+            }
             Self::NoNodeAddress(node) => write!(
                 f,
                 "node ports are not served: no address of Node {node} is known, or \

@@ -22,6 +22,8 @@ pub struct Index {
     nodes: BTreeMap<String, Node>,
     /// Objects that are there and cannot be read.
     invalid: BTreeMap<ObjectRef, Invalid>,
+    /// Slices among them, by the Service that they say to be for now.
+    invalid_slices_of: BTreeMap<ServiceKey, BTreeSet<SliceKey>>,
 }
 
 impl Index {
@@ -118,17 +120,49 @@ impl Index {
 
     /// Takes note of an object that cannot be read; the Service of a slice gets a warning.
     fn note_invalid(&mut self, invalid: &Invalid) -> BTreeSet<ServiceKey> {
-        let service = match &invalid.object {
-            ObjectRef::EndpointSlice(key) => {
-                self.slices.get(key).and_then(|slice| slice.service.clone())
-            }
-            ObjectRef::Service(_) | ObjectRef::Endpoints(_) | ObjectRef::Node(_) => None,
-        };
-        let before = self.invalid.insert(invalid.object.clone(), invalid.clone());
-        if before.as_ref() == Some(invalid) {
+        if self.invalid.get(&invalid.object) == Some(invalid) {
             return BTreeSet::new();
         }
-        service.into_iter().collect()
+        let before = self.forget_invalid(&invalid.object);
+        let mut dirty: BTreeSet<ServiceKey> = before.into_iter().collect();
+        if let ObjectRef::EndpointSlice(key) = &invalid.object {
+            dirty.extend(self.slices.get(key).and_then(|slice| slice.service.clone()));
+            if let Some(service) = &invalid.service {
+                let slices = self.invalid_slices_of.entry(service.clone()).or_default();
+                slices.insert(key.clone());
+                dirty.insert(service.clone());
+            }
+        }
+        self.invalid.insert(invalid.object.clone(), invalid.clone());
+        dirty
+    }
+
+    /// An object can be read, or is gone. Gives the Service that it said to be for.
+    fn forget_invalid(&mut self, reference: &ObjectRef) -> Option<ServiceKey> {
+        let service = self.invalid.remove(reference)?.service?;
+        if let ObjectRef::EndpointSlice(key) = reference
+            && let Some(slices) = self.invalid_slices_of.get_mut(&service)
+        {
+            slices.remove(key);
+            if slices.is_empty() {
+                self.invalid_slices_of.remove(&service);
+            }
+        }
+        Some(service)
+    }
+
+    /// What is wrong with slices that say to be for the Service `key` and of which no good state is
+    /// known that is for it.
+    fn unread_slices(&self, key: &ServiceKey) -> Vec<String> {
+        let Some(slices) = self.invalid_slices_of.get(key) else {
+            return Vec::new();
+        };
+        let known = self.slices_of.get(key);
+        let unread = slices.iter();
+        let unread = unread.filter(|slice| known.is_none_or(|known| !known.contains(slice)));
+        unread
+            .filter_map(|slice| self.invalid_slice(slice))
+            .collect()
     }
 
     /// What is wrong with the slice `key`, if it cannot be read now.
@@ -161,7 +195,18 @@ impl Index {
     }
 
     fn apply(&mut self, object: Object) -> BTreeSet<ServiceKey> {
-        let healed = !self.invalid.is_empty() && self.invalid.remove(&object.reference()).is_some();
+        if self.invalid.is_empty() {
+            return self.put(object, false);
+        }
+        let reference = object.reference();
+        let healed = self.invalid.contains_key(&reference);
+        let service = self.forget_invalid(&reference);
+        let mut dirty = self.put(object, healed);
+        dirty.extend(service);
+        dirty
+    }
+
+    fn put(&mut self, object: Object, healed: bool) -> BTreeSet<ServiceKey> {
         match object {
             Object::Service(service) => {
                 let key = service.key.clone();
@@ -207,7 +252,13 @@ impl Index {
     }
 
     fn delete(&mut self, reference: &ObjectRef) -> BTreeSet<ServiceKey> {
-        self.invalid.remove(reference);
+        let said = self.forget_invalid(reference);
+        let mut dirty = self.remove(reference);
+        dirty.extend(said);
+        dirty
+    }
+
+    fn remove(&mut self, reference: &ObjectRef) -> BTreeSet<ServiceKey> {
         match reference {
             ObjectRef::Service(key) => self
                 .services
@@ -330,6 +381,7 @@ impl Index {
         Some(ServiceSnapshot {
             service,
             invalid: invalid.collect(),
+            unread: self.unread_slices(key),
             slices,
             endpoints_ignored,
         })

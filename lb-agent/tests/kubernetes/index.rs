@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 
 use lb_agent::model::endpoint::{EndpointSlice, SliceKey};
-use lb_agent::model::service::{IpFamily, Node, ServiceKey};
-use lb_agent::model::snapshot::{Invalid, Kind, Object, ObjectRef, Update};
+use lb_agent::model::service::{IpFamily, Node, Service, ServiceKey};
+use lb_agent::model::snapshot::{Change, Invalid, Kind, Object, ObjectRef, Update};
 use lb_agent::source::index::Index;
 
 fn key(name: &str) -> ServiceKey {
@@ -125,4 +125,47 @@ fn a_list_of_everything_keeps_what_cannot_be_read_and_nothing_else() {
     });
     assert_eq!((known(&index).as_str(), index.zone()), ("", Some("west")));
     assert_eq!(index.invalid_len(), 1);
+}
+
+#[test]
+fn a_slice_that_was_never_read_concerns_the_service_that_it_names() {
+    let mut index = Index::new("this-node");
+    let services = ["a", "b"].map(|name| {
+        Object::Service(Service {
+            key: key(name),
+            ..Service::default()
+        })
+    });
+    index.update(Update::reset(services.to_vec()));
+    let unread = |index: &Index, name| index.snapshot(&key(name)).unwrap().unread;
+    let says = |service| {
+        Change::Invalid(Invalid {
+            service: Some(key(service)),
+            ..invalid(slice("a-1", "").reference())
+        })
+    };
+    let dirty = index.update(Update::Changes(vec![says("a")]));
+    assert_eq!(dirty, keys(&["a"]));
+    assert_eq!(unread(&index, "a"), ["EndpointSlice a-1: it is odd"]);
+    assert_eq!(index.update(Update::Changes(vec![says("a")])), keys(&[]));
+
+    let dirty = index.update(Update::Changes(vec![says("b")]));
+    assert_eq!(dirty, keys(&["a", "b"]), "it names another one");
+    assert!(unread(&index, "a").is_empty());
+    let good = Change::Apply(slice("a-1", "a"));
+    let dirty = index.update(Update::Changes(vec![good]));
+    assert_eq!(dirty, keys(&["a", "b"]));
+    assert!(unread(&index, "b").is_empty());
+
+    // Now there is a good state, of which its Service is told by the other warning.
+    index.update(Update::Changes(vec![says("a")]));
+    let snapshot = index.snapshot(&key("a")).unwrap();
+    assert_eq!((snapshot.invalid.len(), snapshot.unread.len()), (1, 0));
+    index.update(Update::Changes(vec![says("b")]));
+    assert_eq!(unread(&index, "b").len(), 1, "none that is for b");
+    let gone = Change::Delete(slice("a-1", "").reference());
+    let dirty = index.update(Update::Changes(vec![gone]));
+    assert_eq!(dirty, keys(&["a", "b"]));
+    assert!(unread(&index, "b").is_empty());
+    assert_eq!(index.invalid_len(), 0);
 }

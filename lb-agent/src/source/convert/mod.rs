@@ -27,7 +27,7 @@ const LABEL_PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
 /// The label of slices that belong to a headless Service.
 const LABEL_HEADLESS: &str = "service.kubernetes.io/headless";
 /// The label by which a slice names its Service.
-const LABEL_SERVICE_NAME: &str = "kubernetes.io/service-name";
+pub(crate) const LABEL_SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// The label of a Node's zone.
 const LABEL_ZONE: &str = "topology.kubernetes.io/zone";
 /// The annotation that chooses how a Service's backends are chosen.
@@ -117,10 +117,8 @@ pub(crate) fn endpoint_slice(object: &discovery::EndpointSlice) -> Result<Option
         other => return error("addressType", format!("unknown address type {other:?}")),
     };
     let labels = object.metadata.labels.as_ref();
-    let service = labels
-        .and_then(|labels| labels.get(LABEL_SERVICE_NAME))
-        .filter(|name| !name.is_empty())
-        .map(|name| ServiceKey::new(key.namespace.clone(), name.clone()));
+    let name = labels.and_then(|labels| labels.get(LABEL_SERVICE_NAME));
+    let service = name.and_then(|name| service_of_slice(&key.namespace, name));
     // As large as needed and no larger: there may be hundreds of thousands of these.
     let mut ports = Vec::with_capacity(object.ports.as_ref().map_or(0, Vec::len));
     for (at, port) in object.ports.iter().flatten().enumerate() {
@@ -158,6 +156,11 @@ pub(crate) fn endpoint_slice(object: &discovery::EndpointSlice) -> Result<Option
         endpoints,
         rejected,
     }))
+}
+
+/// The Service of a slice in `namespace` whose label has this value.
+pub(crate) fn service_of_slice(namespace: &str, label: &str) -> Option<ServiceKey> {
+    (!label.is_empty()).then(|| ServiceKey::new(namespace, label))
 }
 
 fn slice_endpoint(field: &str, item: &discovery::Endpoint, family: IpFamily) -> Result<Endpoint> {

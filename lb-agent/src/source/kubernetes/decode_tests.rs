@@ -53,7 +53,7 @@ fn what_is_wrong_with_an_object_is_named_by_its_field() {
     ];
     for (object, wanted) in wanted {
         let (item, version) = applied(&format!(r#"{{"type":"ADDED","object":{object}}}"#));
-        let message = item.object.unwrap_err();
+        let message = item.object.unwrap_err().message;
         assert!(message.starts_with(wanted), "{message}");
         assert_eq!(item.reference.to_string(), "EndpointSlice shop/web-x");
         assert_eq!(
@@ -142,5 +142,26 @@ proptest! {
             }
             drop(page::<Service>(&bytes));
         }
+    }
+}
+
+#[test]
+fn a_slice_that_cannot_be_read_still_names_its_service_where_it_can() {
+    let form = SLICE.replace(r#""port":80"#, r#""port":"http""#);
+    let value = SLICE.replace(r#""addressType":"IPv4""#, r#""addressType":"IPv7""#);
+    let service = |object: &str| {
+        let (item, _) = applied(&format!(r#"{{"type":"ADDED","object":{object}}}"#));
+        item.object.unwrap_err().service
+    };
+    let web = Some(ServiceKey::new("shop", "web"));
+    assert_eq!(service(&form), web);
+    assert_eq!(service(&value), web);
+    for label in ["5", "\"\"", "null", "[\"web\"]"] {
+        let odd = form.replace(
+            r#""kubernetes.io/service-name":"web""#,
+            &format!(r#""kubernetes.io/service-name":{label}"#),
+        );
+        assert_ne!(odd, form);
+        assert_eq!(service(&odd), None, "{label}");
     }
 }

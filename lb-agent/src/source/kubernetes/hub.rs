@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use tracing::{info, warn};
 
 use super::Outlet;
-use super::decode::Item;
+use super::decode::{Item, Unread};
 use super::failure::Health;
 use crate::model::snapshot::{Change, Invalid, Kind, Object, ObjectRef, Update};
 use crate::source::Delivery;
@@ -146,13 +146,9 @@ impl Desk {
         for item in items {
             match item.object {
                 Ok(object) => objects.extend(object),
-                Err(message) => {
+                Err(unread) => {
                     let before = known.remove(&item.reference);
-                    let now = Invalid {
-                        object: item.reference,
-                        service: None,
-                        message,
-                    };
+                    let now = invalid_as(item.reference, unread);
                     self.note_invalid(&now, &item.uid, before.as_ref());
                     invalid.push(now);
                 }
@@ -239,13 +235,9 @@ impl Desk {
             Found::Item(item) => match item.object {
                 Ok(Some(object)) => (item.reference, Change::Apply(object)),
                 Ok(None) => (item.reference.clone(), Change::Delete(item.reference)),
-                Err(message) => {
+                Err(unread) => {
                     let before = self.invalid.remove(&item.reference);
-                    let now = Invalid {
-                        object: item.reference,
-                        service: None,
-                        message,
-                    };
+                    let now = invalid_as(item.reference, unread);
                     self.note_invalid(&now, &item.uid, before.as_ref());
                     return Change::Invalid(now);
                 }
@@ -277,6 +269,14 @@ impl Desk {
             self.partial = false;
             self.send(received, Update::Complete);
         }
+    }
+}
+
+fn invalid_as(object: ObjectRef, unread: Unread) -> Invalid {
+    Invalid {
+        object,
+        service: unread.service,
+        message: unread.message,
     }
 }
 
