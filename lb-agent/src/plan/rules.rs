@@ -261,7 +261,8 @@ fn general_warnings(snapshot: &ServiceSnapshot<'_>, context: PlanContext<'_>) ->
     let service = snapshot.service;
     let ignored = service.ignored.iter().cloned().map(Warning::Ignored);
     let mut warnings: Vec<Warning> = ignored.collect();
-    let slices = snapshot.slices.iter().filter(|slice| !slice.skipped);
+    let slices = snapshot.slices.iter();
+    let slices = slices.filter(|slice| !slice.skipped && !slice.names);
     warnings.extend(slices.flat_map(|slice| {
         let rejected = slice.rejected.iter();
         rejected.map(|r| Warning::EndpointRejected(slice.key.name.clone(), r.reason.clone()))

@@ -371,8 +371,9 @@ impl Index {
             .collect();
         let classic = self.endpoints.get(key);
         // The control plane mirrors classic Endpoints into slices; both together count twice.
-        let endpoints_ignored = classic.is_some() && !slices.is_empty();
-        if slices.is_empty() {
+        let only_names = slices.iter().all(|slice| slice.names);
+        let endpoints_ignored = classic.is_some() && !only_names;
+        if only_names {
             slices.extend(classic.into_iter().flatten());
         }
         let invalid = slices

@@ -26,6 +26,7 @@ fn slice(name: &str) -> Object {
         service: Some(ServiceKey::new("default", name)),
         family: IpFamily::V4,
         skipped: false,
+        names: false,
         ports: Vec::new(),
         endpoints: Vec::new(),
         rejected: Vec::new(),

@@ -188,6 +188,7 @@ fn objects(n: u8) -> [Object; 2] {
         service: Some(key),
         family: IpFamily::V4,
         skipped: false,
+        names: false,
         ports: vec![EndpointPort {
             name: String::new(),
             protocol: Protocol::Udp,

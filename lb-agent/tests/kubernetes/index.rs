@@ -21,6 +21,7 @@ fn slice(name: &str, service: &str) -> Object {
         service: Some(key(service)),
         family: IpFamily::V4,
         skipped: false,
+        names: false,
         ports: Vec::new(),
         endpoints: Vec::new(),
         rejected: Vec::new(),
@@ -168,4 +169,30 @@ fn a_slice_that_was_never_read_concerns_the_service_that_it_names() {
     assert_eq!(dirty, keys(&["a", "b"]));
     assert!(unread(&index, "b").is_empty());
     assert_eq!(index.invalid_len(), 0);
+}
+
+#[test]
+fn a_slice_of_names_is_no_reason_to_ignore_classic_endpoints() {
+    let Object::EndpointSlice(mut names) = slice("a-1", "a") else {
+        panic!("it is a slice");
+    };
+    names.names = true;
+    let mut index = Index::new("this-node");
+    let Object::EndpointSlice(classic) = slice("a", "a") else {
+        panic!("it is a slice");
+    };
+    let service = Service {
+        key: key("a"),
+        ..Service::default()
+    };
+    index.update(Update::reset(vec![
+        Object::Service(service),
+        Object::Endpoints(key("a"), vec![classic.clone()]),
+        Object::EndpointSlice(names),
+    ]));
+    let snapshot = index.snapshot(&key("a")).unwrap();
+    assert!(!snapshot.endpoints_ignored && snapshot.slices.contains(&&classic));
+    index.update(Update::Changes(vec![Change::Apply(slice("a-2", "a"))]));
+    let snapshot = index.snapshot(&key("a")).unwrap();
+    assert!(snapshot.endpoints_ignored && !snapshot.slices.contains(&&classic));
 }

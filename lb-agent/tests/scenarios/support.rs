@@ -153,6 +153,7 @@ pub(crate) fn slice(service: &str, addresses: &[&str]) -> EndpointSlice {
             .first()
             .map_or(IpFamily::V4, |e| IpFamily::of(e.address)),
         skipped: false,
+        names: false,
         ports: vec![EndpointPort {
             name: String::new(),
             protocol: Protocol::Tcp,

@@ -218,6 +218,7 @@ fn slice(service: &'static str, number: usize) -> impl Strategy<Value = Endpoint
             service: Some(ServiceKey::new("default", service)),
             family,
             skipped: false,
+            names: false,
             ports: ports
                 .into_iter()
                 .map(|((name, port), protocol)| EndpointPort {

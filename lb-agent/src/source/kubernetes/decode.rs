@@ -215,7 +215,7 @@ impl Watched for EndpointSlice {
             service: service_of(&whole.metadata),
             message: error.to_string(),
         })?;
-        Ok(slice.map(Object::EndpointSlice))
+        Ok(Some(Object::EndpointSlice(slice)))
     }
 }
 

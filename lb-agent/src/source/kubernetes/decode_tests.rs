@@ -37,7 +37,11 @@ fn the_order_of_keys_and_white_space_do_not_matter() {
 fn a_slice_of_names_means_nothing_and_is_not_wrong() {
     let line = SLICE.replace("IPv4", "FQDN");
     let (item, _) = applied(&format!(r#"{{"type":"ADDED","object":{line}}}"#));
-    assert_eq!(item.object, Ok(None));
+    let Ok(Some(Object::EndpointSlice(slice))) = item.object else {
+        panic!("{:?}", item.object);
+    };
+    assert!(slice.names && slice.endpoints.is_empty());
+    assert_eq!(slice.rejected.len(), 1);
 }
 
 #[test]
