@@ -9,6 +9,7 @@ mod describe;
 mod metrics;
 mod options;
 mod plan;
+mod remember;
 mod render;
 mod run;
 mod source;

@@ -19,6 +19,7 @@ use tracing::{debug, info, warn};
 use super::audits::{Audits, Due};
 use super::metrics::Metrics;
 use super::options::PlanningArgs;
+use super::remember::Memory;
 use super::source::Source;
 use crate::datapath::{Datapath, DatapathConfig, Managed, Patterns};
 
@@ -151,7 +152,7 @@ async fn serve(args: &RunArgs, settings: Settings) -> Result<(), String> {
     let (sender, updates) = unbounded_channel();
     let listing_since = Instant::now();
     debug!(target: LATENCY, "the list begins");
-    let recorder = source.start(args, &settings.node_name, content.is_empty(), sender)?;
+    let started = source.start(args, &settings.node_name, content.is_empty(), sender)?;
     let metrics = Metrics::new();
     if let BindAddress(Some(address)) = args.metrics_bind_address {
         tokio::spawn(metrics.clone().serve(address));
@@ -163,7 +164,8 @@ async fn serve(args: &RunArgs, settings: Settings) -> Result<(), String> {
     let service = Service {
         managed,
         following: true,
-        recorder,
+        recorder: started.recorder,
+        memory: Memory::new(started.state),
         metrics,
         audits: Audits::new(Duration::from_secs(args.audit_interval), &args.bpffs),
         grown: datapath.grown(),
@@ -213,6 +215,7 @@ impl Stop {
 struct Service {
     reconciler: Reconciler,
     recorder: Option<EventRecorder>,
+    memory: Memory,
     metrics: Metrics,
     audits: Audits,
     managed: watch::Receiver<Managed>,
@@ -268,6 +271,11 @@ impl Service {
                     self.devices_changed(tables);
                     continue;
                 }
+                () = self.memory.asks() => {
+                    self.memory.note_asked();
+                    self.memory.help(&self.reconciler, &self.updates);
+                    continue;
+                }
                 due = self.audits.next(), if self.reconciler.is_listed() => {
                     self.audit(due, tables);
                     continue;
@@ -282,6 +290,7 @@ impl Service {
             };
             let oldest = self.take_in(delivery);
             self.pass(tables, Extent::Changed);
+            self.memory.help(&self.reconciler, &self.updates);
             let took = oldest.elapsed();
             self.metrics.updated(took);
             debug!(target: LATENCY, micros = micros(took));

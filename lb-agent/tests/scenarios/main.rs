@@ -10,6 +10,7 @@
 mod audit;
 mod changes;
 mod contract;
+mod explain;
 mod faults;
 mod folder;
 mod fuzz;
