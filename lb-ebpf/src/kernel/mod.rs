@@ -7,6 +7,7 @@
 mod edit;
 mod maps;
 mod parse;
+mod settings;
 mod sock;
 mod world;
 
