@@ -6,8 +6,11 @@
 use clap::{Args, ValueEnum};
 use lb_common::abi::limits;
 
-use crate::datapath::{DatapathConfig, MasqueradeConfig, PodSource, PortRange};
+use crate::datapath::{DatapathConfig, MasqueradeConfig, PodSource, PortRange, Timeouts};
 use crate::plan::node::DetectLocal;
+
+/// Longer times cannot be told from short ones: entries have 32 bits for when they were used.
+const LONGEST_TIMEOUT_SECS: u32 = 480 * 3600;
 
 /// Who replaces the source of packets that are to be masqueraded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -37,6 +40,18 @@ pub(super) struct KernelArgs {
     #[arg(long, value_name = "N", default_value_t = limits::AFFINITIES,
           value_parser = clap::value_parser!(u32).range(1..))]
     affinity_max: u32,
+    /// For how long a TCP connection may be idle before it is forgotten; such as 24h, 1h30m, 45s.
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = parse_seconds)]
+    conntrack_tcp_timeout_established: u32,
+    /// The same after one side has ended.
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = parse_seconds)]
+    conntrack_tcp_timeout_close_wait: u32,
+    /// For how long UDP that was sent one way only may be idle; 0 for 30s, as Linux has it.
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = parse_seconds)]
+    conntrack_udp_timeout: u32,
+    /// For how long UDP that went both ways may be idle; 0 for 3m, as Linux has it.
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = parse_seconds)]
+    conntrack_udp_timeout_stream: u32,
     /// Who replaces the source of packets that must come back through this node.
     #[arg(long, value_enum, default_value_t)]
     masquerade: Masquerade,
@@ -62,6 +77,20 @@ impl KernelArgs {
         config.connections_max = self.connections_max;
         config.half_open_max = self.half_open_max;
         config.affinity_max = self.affinity_max;
+        let or = |seconds: u32, default: u32| if seconds == 0 { default } else { seconds };
+        let default = Timeouts::default();
+        config.timeouts = Timeouts {
+            tcp_established: or(
+                self.conntrack_tcp_timeout_established,
+                default.tcp_established,
+            ),
+            tcp_close_wait: or(
+                self.conntrack_tcp_timeout_close_wait,
+                default.tcp_close_wait,
+            ),
+            udp: or(self.conntrack_udp_timeout, default.udp),
+            udp_stream: or(self.conntrack_udp_timeout_stream, default.udp_stream),
+        };
         config.masquerade = MasqueradeConfig {
             mark_bit: self.masquerade_mark_bit,
             by_mark: self.masquerade == Masquerade::Mark,
@@ -69,6 +98,31 @@ impl KernelArgs {
             node_ports: self.service_node_port_range,
         };
     }
+}
+
+/// Seconds in a time as kube-proxy's flags have it: numbers with h, m or s behind them.
+fn parse_seconds(text: &str) -> Result<u32, String> {
+    let wrong = || "give a time such as 24h, 1h30m or 45s".to_owned();
+    let mut rest = text;
+    let mut total = 0_u32;
+    while !rest.is_empty() {
+        let end = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+        let number: u32 = rest[..end].parse().map_err(|_| wrong())?;
+        let unit = match rest.as_bytes().get(end) {
+            Some(b'h') => 3600,
+            Some(b'm') => 60,
+            Some(b's') => 1,
+            _ => return Err(wrong()),
+        };
+        let part = number.checked_mul(unit).ok_or_else(wrong)?;
+        total = total.checked_add(part).ok_or_else(wrong)?;
+        rest = &rest[end + 1..];
+    }
+    // The kernel's clock tells ages up to 2^31 ticks, 24 days where it ticks fastest.
+    if text.is_empty() || total > LONGEST_TIMEOUT_SECS {
+        return Err(wrong() + ", of at most 480h");
+    }
+    Ok(total)
 }
 
 /// How the kernel side tells pods apart, by what planning was told.
@@ -107,6 +161,7 @@ mod tests {
         let default = DatapathConfig::new("/nowhere");
         assert_eq!(config.masquerade, default.masquerade);
         assert_eq!(config.half_open_max, default.half_open_max);
+        assert_eq!(config.timeouts, default.timeouts);
         assert_eq!(config.affinity_max, default.affinity_max);
     }
 
@@ -127,6 +182,39 @@ mod tests {
             }
         );
         assert_eq!((config.half_open_max, config.affinity_max), (100, 7));
+    }
+
+    #[test]
+    fn times_are_written_as_kube_proxy_has_them() {
+        for (text, seconds) in [("24h0m0s", 86_400), ("1h30m", 5400), ("45s", 45), ("0s", 0)] {
+            assert_eq!(parse_seconds(text), Ok(seconds), "{text}");
+        }
+        for text in [
+            "",
+            "5",
+            "5d",
+            "h",
+            "-5s",
+            "1.5h",
+            "481h",
+            "99999999999s",
+            "2000000h",
+        ] {
+            assert!(parse_seconds(text).is_err(), "{text}");
+        }
+        let flags = [
+            "--conntrack-tcp-timeout-established=2h",
+            "--conntrack-tcp-timeout-close-wait=3m",
+            "--conntrack-udp-timeout=4s",
+            "--conntrack-udp-timeout-stream=0s",
+        ];
+        let timeouts = Timeouts {
+            tcp_established: 7200,
+            tcp_close_wait: 180,
+            udp: 4,
+            udp_stream: 180,
+        };
+        assert_eq!(config(&flags).unwrap().timeouts, timeouts);
     }
 
     #[test]

@@ -159,6 +159,15 @@ pub enum DatapathError {
         /// What came in between.
         why: &'static str,
     },
+    /// Entries of a map could not be read; it is tried again.
+    #[error("read entries of map {map}")]
+    Batch {
+        /// The pinned name.
+        map: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
     /// A thread could not be started.
     #[error("start the thread that {what}")]
     Thread {

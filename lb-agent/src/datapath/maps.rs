@@ -18,6 +18,7 @@ use lb_common::abi::{
 };
 use lb_common::{Family, Reason, V4, V6};
 
+use super::batch::Batches;
 use super::error::DatapathError;
 use super::grow::Caller;
 use super::pins::Pins;
@@ -316,8 +317,9 @@ where
     Conn<A>: bytemuck::Pod,
 {
     map: Hash<ConnKey<A>, Conn<A>>,
+    /// The same map once more, to read many entries at a time.
+    data: MapData,
     name: &'static str,
-    entries_max: u32,
 }
 
 impl Flows<[u8; 4]> {
@@ -340,20 +342,24 @@ where
     Conn<A>: bytemuck::Pod,
 {
     fn open<F: MapFamily<Addr = A>>(pins: &Pins) -> Result<Self, DatapathError> {
-        let info =
-            aya::maps::MapInfo::from_pin(pins.map(F::CONNS)).map_err(failed("open", F::CONNS))?;
         Ok(Self {
             map: open_hash(pins, F::CONNS)?,
+            data: MapData::from_pin(pins.map(F::CONNS)).map_err(failed("open", F::CONNS))?,
             name: F::CONNS,
-            entries_max: info.max_entries(),
         })
     }
 
-    /// Bound for a walk: the kernel starts one anew when the key it stands on is removed.
-    pub(super) fn walk_max(&self) -> usize {
-        usize::try_from(self.entries_max)
-            .unwrap_or(usize::MAX)
-            .saturating_mul(2)
+    /// Every entry, at most `entries` in one step.
+    pub(super) fn batches(&self, entries: usize) -> Batches<'_, ConnKey<A>, Conn<A>> {
+        Batches::new(&self.data, entries)
+    }
+
+    /// What failed while entries were read.
+    pub(super) fn unread(&self, source: std::io::Error) -> DatapathError {
+        DatapathError::Batch {
+            map: self.name,
+            source,
+        }
     }
 
     /// Every entry, two for each flow, in no order; entries that come or go meanwhile may or may

@@ -11,6 +11,7 @@
 
 mod apply;
 mod attach;
+mod batch;
 mod devices;
 mod error;
 mod events;
@@ -59,7 +60,7 @@ pub use maps::{Flows, KernelTables};
 pub use pins::Pins;
 pub use ports::{PortRange, SnatPorts};
 pub use sizes::{Size, Sizes};
-pub use sweep::{age_secs, is_expired};
+pub use sweep::Timeouts;
 
 /// What can be chosen about the kernel side.
 #[derive(Clone, Debug)]
@@ -74,6 +75,8 @@ pub struct DatapathConfig {
     pub half_open_max: u32,
     /// Clients of each family that keep a backend.
     pub affinity_max: u32,
+    /// When flows without packets have ended.
+    pub timeouts: Timeouts,
     /// How masquerading is done.
     pub masquerade: MasqueradeConfig,
     /// Devices to manage or to leave alone, by name.
@@ -94,6 +97,7 @@ impl DatapathConfig {
             connections_max: limits::CONNECTIONS,
             half_open_max: limits::HALF_OPEN,
             affinity_max: limits::AFFINITIES,
+            timeouts: Timeouts::default(),
             masquerade: MasqueradeConfig::default(),
             sizes: Sizes::default(),
             patterns: Patterns::default(),
@@ -168,7 +172,7 @@ impl Datapath {
         };
         let ebpf = loader::load(&pins, &wanted)?;
         let mut tables = KernelTables::open_pins(&pins)?;
-        let sweeper = Sweeper::start(&pins)?;
+        let sweeper = Sweeper::start(&pins, config.timeouts)?;
         let (sender, managed) = watch::channel(Managed::default());
         let repairs = Arc::new(AtomicU64::new(0));
         let (switches, received) = mpsc::unbounded_channel();

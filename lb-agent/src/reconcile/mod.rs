@@ -26,7 +26,7 @@ use crate::plan::PlanContext;
 use crate::plan::claims::Claims;
 use crate::plan::endpoints::NodeContext;
 use crate::plan::ids::{IdLimits, Ids};
-use crate::plan::node::{DetectLocal, NodeAddresses, PlanOptions, TellsPods};
+use crate::plan::node::{DetectLocal, LocalClusterIps, NodeAddresses, PlanOptions, TellsPods};
 use crate::plan::rules::{PortRules, service_rules};
 use crate::plan::warning::Warning;
 use crate::source::index::Index;
@@ -80,6 +80,8 @@ pub struct Reconciler {
     /// Where the tables had node ports at start.
     restored_addresses: BTreeSet<IpAddr>,
     addresses: NodeAddresses,
+    /// Addresses on this node's devices that are served by nobody else.
+    left_to_host: BTreeSet<IpAddr>,
     /// What `take_cluster_facts` gives may have changed.
     facts_stale: bool,
     ids: Ids,
@@ -105,6 +107,7 @@ impl Reconciler {
             kernel_addresses: None,
             restored_addresses: content.node_port_addresses(),
             addresses: NodeAddresses::default(),
+            left_to_host: BTreeSet::new(),
             facts_stale: false,
             ids: Ids::restore(content, settings.id_limits, stamp),
             mirror: Mirror::new(content),
@@ -152,6 +155,13 @@ impl Reconciler {
 
     /// Takes note of the addresses of this node's devices; without them the Node object tells.
     pub fn receive_addresses(&mut self, addresses: BTreeSet<IpAddr>) {
+        if self.settings.options.local_cluster_ips == LocalClusterIps::Host {
+            for changed in self.left_to_host.symmetric_difference(&addresses) {
+                self.pending
+                    .extend(self.claims.claimants(*changed).cloned());
+            }
+            self.left_to_host.clone_from(&addresses);
+        }
         self.kernel_addresses = Some(addresses);
         if self.find_addresses() {
             self.replan_node_ports();
