@@ -20,7 +20,7 @@ mod hooks {
     use aya_ebpf::macros::classifier;
     use aya_ebpf::programs::TcContext;
     use lb_common::{Class, Family as _, Reason, V4, V6};
-    use lb_ebpf::path::{self, Decision, Outcome};
+    use lb_ebpf::path::{self, Outcome};
     use lb_ebpf::tables::Tables;
 
     use crate::kernel::{Host, World, edit, ethertype, parse, work};
@@ -56,7 +56,7 @@ mod hooks {
     /// `BPF_PROG_TEST_RUN` only, never attached.
     #[classifier]
     fn lb_clock(ctx: TcContext) -> i32 {
-        let now = Tables::<V4>::now(&World::new(&ctx));
+        let now = Tables::<V4>::now(&World::new(&ctx, 0));
         now.cast_signed()
     }
 
@@ -64,10 +64,10 @@ mod hooks {
     fn ingress<const L2: u32>(ctx: &TcContext) -> i32 {
         let protocol = ethertype(ctx);
         if protocol == V4::ETHERTYPE {
-            return action::<V4, L2>(ctx, path::request::<V4, World>);
+            return action::<V4, L2>(ctx, path::request::<V4, World>, path::begin::<V4, World>);
         }
         if protocol == V6::ETHERTYPE {
-            return action::<V6, L2>(ctx, path::request::<V6, World>);
+            return action::<V6, L2>(ctx, path::request::<V6, World>, path::begin::<V6, World>);
         }
         TC_ACT_UNSPEC
     }
@@ -76,10 +76,18 @@ mod hooks {
     fn egress<const L2: u32>(ctx: &TcContext) -> i32 {
         let protocol = ethertype(ctx);
         if protocol == V4::ETHERTYPE {
-            return action::<V4, L2>(ctx, path::reply::<V4, World>);
+            return action::<V4, L2>(
+                ctx,
+                path::reply::<V4, World>,
+                path::begin_reply::<V4, World>,
+            );
         }
         if protocol == V6::ETHERTYPE {
-            return action::<V6, L2>(ctx, path::reply::<V6, World>);
+            return action::<V6, L2>(
+                ctx,
+                path::reply::<V6, World>,
+                path::begin_reply::<V6, World>,
+            );
         }
         TC_ACT_UNSPEC
     }
@@ -89,6 +97,7 @@ mod hooks {
     fn action<F: Host, const L2: u32>(
         ctx: &TcContext,
         step: impl FnOnce(&mut World, &mut path::Work<F::Addr>) -> Outcome,
+        begin: impl FnOnce(&mut World, &mut path::Work<F::Addr>) -> Outcome,
     ) -> i32 {
         let Some(work) = work::<F>() else {
             return TC_ACT_UNSPEC;
@@ -96,14 +105,17 @@ mod hooks {
         if parse::<F, L2>(ctx, &mut work.packet).is_none() {
             return TC_ACT_UNSPEC;
         }
-        let mut world = World::new(ctx);
-        let outcome = match step(&mut world, work) {
-            Ok(Decision::Edit) => edit::<F, L2>(ctx, work),
-            other => other,
-        };
+        let mut world = World::new(ctx, L2);
+        let mut outcome = step(&mut world, work);
+        if outcome == Outcome::Begin {
+            outcome = begin(&mut world, work);
+        }
+        if outcome == Outcome::Edit {
+            outcome = edit::<F, L2>(ctx, work).into();
+        }
         match outcome {
-            Ok(_) => TC_ACT_UNSPEC,
-            Err(reason) => refuse::<F>(&mut world, reason),
+            Outcome::Pass | Outcome::Edit | Outcome::Begin => TC_ACT_UNSPEC,
+            Outcome::Refused(reason) => refuse::<F>(&mut world, reason),
         }
     }
 

@@ -155,10 +155,9 @@ fn load_object(
     loader.override_global("HZ", &hz, true);
     loader.override_global("CSUM_IPV6", &csum_ipv6, true);
     let settings = &wanted.settings;
-    // A setting that no program reads is not in the object.
-    loader.override_global("MASQUERADE_MARK", &settings.mark, false);
-    loader.override_global("MASQUERADE_BY_MARK", &settings.by_mark, false);
-    loader.override_global("SNAT_PORTS", &settings.ports, false);
+    loader.override_global("MASQUERADE_MARK", &settings.mark, true);
+    loader.override_global("MASQUERADE_BY_MARK", &settings.by_mark, true);
+    loader.override_global("SNAT_PORTS", &settings.ports, true);
     for shape in shapes {
         let (path, entries) = match (larger.get(shape.name), shape.entries) {
             (Some(entries), _) => (pins.next(shape.name), Some(*entries)),
