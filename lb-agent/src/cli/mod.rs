@@ -6,6 +6,7 @@
 
 mod audits;
 mod describe;
+mod kernel;
 mod metrics;
 mod options;
 mod plan;

@@ -10,18 +10,18 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use lb_common::abi::limits;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use super::audits::{Audits, Due};
+use super::kernel::{KernelArgs, pod_source};
 use super::metrics::Metrics;
 use super::options::PlanningArgs;
 use super::remember::Memory;
 use super::source::Source;
-use crate::datapath::{Datapath, DatapathConfig, Managed, Patterns};
+use crate::datapath::{Datapath, DatapathConfig, Learner, Managed, Patterns};
 
 use crate::notify::Supervisor;
 use crate::plan::ids::IdLimits;
@@ -79,10 +79,8 @@ pub(super) struct RunArgs {
     /// Devices to leave alone; wins over the former.
     #[arg(long, value_name = "GLOB", value_delimiter = ',')]
     exclude_interfaces: Vec<String>,
-    /// Entries of each connection table; a connection takes two.
-    #[arg(long, value_name = "N", default_value_t = limits::CONNECTIONS,
-          value_parser = clap::value_parser!(u32).range(2..))]
-    connections_max: u32,
+    #[command(flatten)]
+    kernel: KernelArgs,
     /// Seconds between two audits of the maps, which mend what others have changed; 0 for none.
     #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
     audit_interval: u64,
@@ -135,7 +133,8 @@ async fn serve(args: &RunArgs, settings: Settings) -> Result<(), String> {
     let supervisor = Supervisor::from_environment();
     let source = Source::find(args).await?;
     let mut datapath = DatapathConfig::new(&args.bpffs);
-    datapath.connections_max = args.connections_max;
+    args.kernel.apply(&mut datapath);
+    datapath.pods = pod_source(&settings.options.detect_local);
     datapath.patterns = Patterns {
         include: args.include_interfaces.clone(),
         exclude: args.exclude_interfaces.clone(),
@@ -168,6 +167,7 @@ async fn serve(args: &RunArgs, settings: Settings) -> Result<(), String> {
         memory: Memory::new(started.state),
         metrics,
         audits: Audits::new(Duration::from_secs(args.audit_interval), &args.bpffs),
+        learner: datapath.learner(),
         grown: datapath.grown(),
         reconciler,
         supervisor,
@@ -221,6 +221,8 @@ struct Service {
     managed: watch::Receiver<Managed>,
     /// Devices are followed; false only when that task has died.
     following: bool,
+    /// Who keeps masquerade addresses.
+    learner: Learner,
     /// Changes when maps that were full have room.
     grown: watch::Receiver<u64>,
     supervisor: Supervisor,
@@ -301,6 +303,7 @@ impl Service {
     fn devices_changed(&mut self, tables: &mut impl Tables) {
         let addresses = self.managed.borrow_and_update().addresses.clone();
         self.reconciler.receive_addresses(addresses);
+        self.teach();
         if !self.reconciler.is_listed() {
             return;
         }
@@ -308,6 +311,13 @@ impl Service {
             self.pass(tables, Extent::Changed);
         } else if !self.ready {
             self.get_ready();
+        }
+    }
+
+    /// Tells the kernel side which addresses are whose, if that has changed.
+    fn teach(&mut self) {
+        if let Some(facts) = self.reconciler.take_cluster_facts() {
+            self.learner.learn(facts);
         }
     }
 
@@ -338,6 +348,7 @@ impl Service {
             oldest = oldest.min(next.received);
             self.reconciler.receive(next.update);
         }
+        self.teach();
         oldest
     }
 

@@ -183,6 +183,14 @@ impl Claims {
         Some(first)
     }
 
+    /// The Services that name `address`, in whatever way.
+    pub fn claimants(&self, address: IpAddr) -> impl Iterator<Item = &ServiceKey> {
+        let first = FrontendAddress::new(address, 0, 0);
+        let last = FrontendAddress::new(address, u16::MAX, u8::MAX);
+        let claims = self.by_frontend.range(first..=last);
+        claims.flat_map(|(_, claims)| claims.iter().map(|(_, _, key)| key))
+    }
+
     /// True when `address` is a cluster, external or load balancer address of some Service.
     pub fn is_virtual(&self, address: IpAddr) -> bool {
         self.virtual_ips.contains_key(&address)

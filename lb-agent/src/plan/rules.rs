@@ -100,6 +100,10 @@ pub fn service_rules<'a>(
         for family in [IpFamily::V4, IpFamily::V6] {
             let mut mine: Vec<(FrontendAddress, Kind)> = Vec::new();
             for (at, kind) in wanted_by(service, port, family, &context.addresses.node_ports) {
+                if kind == Kind::ClusterIp && context.left_to_host.contains(&at.address) {
+                    warnings.extend([Warning::LeftToHost(at.address)]);
+                    continue;
+                }
                 match context.claims.owner(&at) {
                     Some(owner) if *owner != service.key => {
                         warnings.extend([Warning::FrontendTaken(at, owner.clone())]);

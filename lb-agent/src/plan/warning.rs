@@ -27,6 +27,8 @@ pub enum Warning {
     NoFamily(IpAddr),
     /// The annotation names no algorithm; the global one is used.
     UnknownAlgorithm(String),
+    /// A cluster address that a device of this node has: the host answers there.
+    LeftToHost(IpAddr),
     /// Another Service has this frontend.
     FrontendTaken(FrontendAddress, ServiceKey),
     /// Another port of the same Service has this frontend.
@@ -58,6 +60,7 @@ impl Warning {
             Self::NoNodeAddress(_) => "NoNodeAddress",
             Self::NoFamily(_) => "NoClusterAddress",
             Self::UnknownAlgorithm(_) => "UnknownAlgorithm",
+            Self::LeftToHost(_) => "LeftToHost",
             Self::FrontendTaken(..) => "FrontendTaken",
             Self::FrontendRepeated(_) => "FrontendRepeated",
             Self::HealthCheckTaken(..) => "HealthCheckTaken",
@@ -92,6 +95,11 @@ impl fmt::Display for Warning {
                 f,
                 "annotation lb-agent/algorithm: unknown algorithm {value:?} (known: round-robin, \
                  random), the node's own is used"
+            ),
+            Self::LeftToHost(address) => write!(
+                f,
+                "{address} is on a device of this node, so it is left to the host, as NodeLocal \
+                 DNSCache needs it; --local-cluster-ips=serve serves it"
             ),
             Self::FrontendTaken(frontend, owner) => {
                 write!(
