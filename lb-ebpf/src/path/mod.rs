@@ -6,6 +6,7 @@
 //! counted and nothing written. Next: `request.rs` for tc ingress, `reply.rs` for tc egress.
 
 mod flow;
+mod icmp;
 mod open;
 mod reply;
 mod request;
@@ -13,6 +14,7 @@ mod select;
 #[cfg(test)]
 mod tests;
 
+pub use icmp::{icmp, is_from_or_for_the_peer};
 pub use reply::reply;
 pub use request::request;
 

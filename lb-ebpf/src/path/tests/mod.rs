@@ -7,5 +7,6 @@
 
 mod collisions;
 mod flows;
+mod icmp;
 mod properties;
 mod world;
