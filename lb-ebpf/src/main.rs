@@ -21,7 +21,7 @@ mod hooks {
     use aya_ebpf::programs::TcContext;
     use lb_common::{Class, Family as _, Reason, V4, V6};
     use lb_ebpf::icmp::Icmp;
-    use lb_ebpf::path::{self, Decision, Outcome};
+    use lb_ebpf::path::{self, Outcome};
     use lb_ebpf::tables::Tables;
 
     use crate::kernel::{Host, World, edit, ethertype, icmp, parse, reject, work};
@@ -57,7 +57,7 @@ mod hooks {
     /// `BPF_PROG_TEST_RUN` only, never attached.
     #[classifier]
     fn lb_clock(ctx: TcContext) -> i32 {
-        let now = Tables::<V4>::now(&World::new(&ctx));
+        let now = Tables::<V4>::now(&World::new(&ctx, 0));
         now.cast_signed()
     }
 
@@ -65,10 +65,20 @@ mod hooks {
     fn ingress<const L2: u32>(ctx: &TcContext) -> i32 {
         let protocol = ethertype(ctx);
         if protocol == V4::ETHERTYPE {
-            return action::<V4, L2>(ctx, true, path::request::<V4, World>);
+            return action::<V4, L2>(
+                ctx,
+                true,
+                path::request::<V4, World>,
+                path::begin::<V4, World>,
+            );
         }
         if protocol == V6::ETHERTYPE {
-            return action::<V6, L2>(ctx, true, path::request::<V6, World>);
+            return action::<V6, L2>(
+                ctx,
+                true,
+                path::request::<V6, World>,
+                path::begin::<V6, World>,
+            );
         }
         TC_ACT_UNSPEC
     }
@@ -77,10 +87,20 @@ mod hooks {
     fn egress<const L2: u32>(ctx: &TcContext) -> i32 {
         let protocol = ethertype(ctx);
         if protocol == V4::ETHERTYPE {
-            return action::<V4, L2>(ctx, false, path::reply::<V4, World>);
+            return action::<V4, L2>(
+                ctx,
+                false,
+                path::reply::<V4, World>,
+                path::begin_reply::<V4, World>,
+            );
         }
         if protocol == V6::ETHERTYPE {
-            return action::<V6, L2>(ctx, false, path::reply::<V6, World>);
+            return action::<V6, L2>(
+                ctx,
+                false,
+                path::reply::<V6, World>,
+                path::begin_reply::<V6, World>,
+            );
         }
         TC_ACT_UNSPEC
     }
@@ -91,6 +111,7 @@ mod hooks {
         ctx: &TcContext,
         at_ingress: bool,
         step: impl FnOnce(&mut World, &mut path::Work<F::Addr>) -> Outcome,
+        begin: impl FnOnce(&mut World, &mut path::Work<F::Addr>) -> Outcome,
     ) -> i32 {
         let Some(work) = work::<F>() else {
             return TC_ACT_UNSPEC;
@@ -98,14 +119,17 @@ mod hooks {
         if parse::<F, L2>(ctx, &mut work.packet).is_none() {
             return icmp::<F>(ctx.skb.skb, L2, at_ingress);
         }
-        let mut world = World::new(ctx);
-        let outcome = match step(&mut world, work) {
-            Ok(Decision::Edit) => edit::<F, L2>(ctx, work),
-            other => other,
-        };
+        let mut world = World::new(ctx, L2);
+        let mut outcome = step(&mut world, work);
+        if outcome == Outcome::Begin {
+            outcome = begin(&mut world, work);
+        }
+        if outcome == Outcome::Edit {
+            outcome = edit::<F, L2>(ctx, work).into();
+        }
         match outcome {
-            Ok(_) => TC_ACT_UNSPEC,
-            Err(reason) => refuse::<F, L2>(ctx, &mut world, reason),
+            Outcome::Pass | Outcome::Edit | Outcome::Begin => TC_ACT_UNSPEC,
+            Outcome::Refused(reason) => refuse::<F, L2>(ctx, &mut world, reason),
         }
     }
 

@@ -22,6 +22,8 @@ use super::wire::Proto;
 
 /// Entries of every map but the connection tables.
 const ENTRIES: u32 = 64;
+/// Entries of the tables of half-open flows.
+const HALF_OPEN: u32 = 8192;
 /// Returns the low 32 bits of jiffies.
 const CLOCK: &str = "lb_clock";
 /// `TC_ACT_UNSPEC`: the next program decides, and no program means pass.
@@ -34,7 +36,7 @@ const REDIRECT: u32 = 7;
 /// What may differ between the kernels of tests.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sizes {
-    /// Entries of each connection table.
+    /// Entries of each table of established flows.
     pub(crate) connections: u32,
     /// What the programs believe a second to be, in jiffies.
     pub(crate) hz: u32,
@@ -95,6 +97,8 @@ pub(crate) struct Entry {
     pub(crate) generation: u32,
     pub(crate) request_seen: u8,
     pub(crate) reply_seen: u8,
+    pub(crate) action: u8,
+    pub(crate) flags: u8,
     pub(crate) hop: u8,
     pub(crate) next_hop: [u8; 6],
 }
@@ -124,6 +128,8 @@ impl Kernel {
         for &name in names::ALL {
             let entries = match name {
                 names::CONNS_V4 | names::CONNS_V6 => sizes.connections,
+                // The kernel makes room long before such a table is full.
+                names::HALF_OPEN_V4 | names::HALF_OPEN_V6 => HALF_OPEN,
                 names::REASONS => continue,
                 _ => ENTRIES,
             };
@@ -291,7 +297,9 @@ impl Kernel {
     /// Both connection tables, with the jiffies at which each entry was last seen.
     pub(crate) fn last_seen(&self) -> BTreeMap<Entry, u32> {
         let mut entries = self.table::<[u8; 4]>(names::CONNS_V4);
+        entries.extend(self.table::<[u8; 4]>(names::HALF_OPEN_V4));
         entries.extend(self.table::<[u8; 16]>(names::CONNS_V6));
+        entries.extend(self.table::<[u8; 16]>(names::HALF_OPEN_V6));
         entries.into_iter().collect()
     }
 
@@ -332,6 +340,8 @@ fn entry<A: Into<IpAddr> + Copy>(key: &ConnKey<A>, conn: &Conn<A>) -> Entry {
         generation: conn.generation,
         request_seen: conn.request_seen,
         reply_seen: conn.reply_seen,
+        action: conn.action,
+        flags: conn.flags,
         hop: conn.hop,
         next_hop: conn.next_hop,
     }

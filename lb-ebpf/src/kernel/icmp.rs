@@ -21,7 +21,7 @@ use lb_common::{Address as _, Reason};
 use lb_ebpf::checksum;
 use lb_ebpf::icmp::{self, Icmp, Message};
 use lb_ebpf::packet::Bytes;
-use lb_ebpf::path::{self, Decision, Outcome, Side, Work};
+use lb_ebpf::path::{self, Outcome, Side, Work};
 use lb_ebpf::tables::Tables;
 
 use super::edit::ports;
@@ -90,19 +90,19 @@ pub(crate) fn icmp<F: Host + Icmp>(skb: *mut __sk_buff, l2: u32, at_ingress: boo
     if icmp::parse::<F, _>(&whole, &mut message, &mut work.packet).is_none() {
         return TC_ACT_UNSPEC;
     }
-    let mut world = World::new(&TcContext::new(skb));
+    let mut world = World::new(&TcContext::new(skb), l2);
     let hook = if at_ingress {
         Hook::Ingress
     } else {
         Hook::Egress
     };
-    let outcome = match path::icmp::<F, _>(&mut world, work, &message, hook) {
-        Ok(Decision::Edit) => translate::<F>(&whole, work, &message),
-        other => other,
-    };
+    let mut outcome = path::icmp::<F, _>(&mut world, work, &message, hook);
+    if outcome == Outcome::Edit {
+        outcome = translate::<F>(&whole, work, &message).into();
+    }
     match outcome {
-        Ok(_) => TC_ACT_UNSPEC,
-        Err(reason) => {
+        Outcome::Pass | Outcome::Edit | Outcome::Begin => TC_ACT_UNSPEC,
+        Outcome::Refused(reason) => {
             Tables::<F>::count(&mut world, reason);
             TC_ACT_SHOT
         }
@@ -111,7 +111,11 @@ pub(crate) fn icmp<F: Host + Icmp>(skb: *mut __sk_buff, l2: u32, at_ingress: boo
 
 /// Carries out `work.edit`.
 #[inline(always)]
-fn translate<F: Host>(whole: &Whole, work: &Work<F::Addr>, message: &Message<F::Addr>) -> Outcome {
+fn translate<F: Host>(
+    whole: &Whole,
+    work: &Work<F::Addr>,
+    message: &Message<F::Addr>,
+) -> Result<(), Reason> {
     let (quoted, new) = (&work.packet, &work.edit);
     let words = F::Addr::LEN / 4;
     let to = new.address.words();
@@ -167,7 +171,7 @@ fn translate<F: Host>(whole: &Whole, work: &Work<F::Addr>, message: &Message<F::
     }
     let checksum = checksum::update(message.checksum, changed);
     whole.write(message.start + 2, &checksum)?;
-    Ok(Decision::Edit)
+    Ok(())
 }
 
 /// Where the source or the destination lies in a network header.

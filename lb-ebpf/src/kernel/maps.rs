@@ -84,6 +84,8 @@ static WORK_V6: Works<[u8; 16]> = PerCpuArray::new();
 
 /// A family with its maps.
 pub(crate) trait Host: Parse {
+    /// Bits of an address.
+    const BITS: u32;
     fn frontends() -> &'static Frontends<Self::Addr>;
     fn backends() -> &'static Backends<Self::Addr>;
     fn conns() -> &'static Conns<Self::Addr>;
@@ -96,6 +98,7 @@ pub(crate) trait Host: Parse {
 }
 
 impl Host for V4 {
+    const BITS: u32 = 32;
     #[inline(always)]
     fn frontends() -> &'static Frontends<[u8; 4]> {
         &FRONTENDS_V4
@@ -135,6 +138,7 @@ impl Host for V4 {
 }
 
 impl Host for V6 {
+    const BITS: u32 = 128;
     #[inline(always)]
     fn frontends() -> &'static Frontends<[u8; 16]> {
         &FRONTENDS_V6

@@ -9,6 +9,7 @@ mod icmp;
 mod maps;
 mod parse;
 mod reject;
+mod settings;
 mod sock;
 mod world;
 

@@ -55,7 +55,7 @@ struct Failed;
 #[inline(never)]
 pub(crate) fn reject<F: Host>(skb: *mut __sk_buff, l2: u32) -> i32 {
     let ctx = TcContext::new(skb);
-    let mut world = World::new(&ctx);
+    let mut world = World::new(&ctx, l2);
     let Some(work) = work::<F>() else {
         return TC_ACT_SHOT;
     };

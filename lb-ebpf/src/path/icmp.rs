@@ -9,13 +9,13 @@
 use lb_common::abi::{ConnFlags, ConnKey, Hook};
 use lb_common::{Address as _, Family, Reason};
 
-use super::{Decision, Outcome, Side, Work};
+use super::{Outcome, Side, Work};
 use crate::icmp::{Kind, Message};
-use crate::tables::Tables;
+use crate::tables::{Table, Tables};
 
 /// Decides about an ICMP message at a hook, the packet that it quotes being in `work.packet`.
 ///
-/// With [`Decision::Edit`], `work.edit` says what the quoted packet becomes: at ingress its source
+/// With [`Outcome::Edit`], `work.edit` says what the quoted packet becomes: at ingress its source
 /// gets the new address, at egress its destination; the ports are both as they will be. The
 /// message's own destination (ingress) or source (egress) becomes that address, too, when
 /// [`is_from_or_for_the_peer`] says so.
@@ -29,7 +29,7 @@ pub fn icmp<F: Family, T: Tables<F>>(
     let quoted = &work.packet;
     // It goes to the sender of what it quotes, or is made up.
     if message.destination.words() != quoted.source.words() {
-        return Ok(Decision::Pass);
+        return Outcome::Pass;
     }
     work.other_key = ConnKey::new(
         (quoted.destination, quoted.destination_port),
@@ -37,14 +37,16 @@ pub fn icmp<F: Family, T: Tables<F>>(
         quoted.proto,
         hook,
     );
-    let Some(conn) = tables.conn(&work.other_key) else {
-        return Ok(Decision::Pass);
+    let established = tables.conn(Table::Established, &work.other_key);
+    let entry = established.or_else(|| tables.conn(Table::HalfOpen, &work.other_key));
+    let Some(conn) = entry else {
+        return Outcome::Pass;
     };
     if conn.flags & ConnFlags::PENDING != 0 {
-        return Ok(Decision::Pass);
+        return Outcome::Pass;
     }
     if message.kind == Kind::Redirect {
-        return Err(Reason::Redirect);
+        return Outcome::Refused(Reason::Redirect);
     }
     work.edit.address = F::Addr::from_words(conn.peer.words());
     match hook {
@@ -60,7 +62,7 @@ pub fn icmp<F: Family, T: Tables<F>>(
         }
     }
     tables.count(Reason::IcmpError);
-    Ok(Decision::Edit)
+    Outcome::Edit
 }
 
 /// Whether the message's own address on the side of `work.edit.side` is translated: its

@@ -135,10 +135,14 @@ fn two_cpus<F: Made>(pods: &[u8], moment: Hook) {
     let mut other = world.clone();
     let first = other.request(client, frontend, UDP, 0).unwrap();
     world.cursors = other.cursors.clone();
-    world.race = Some((moment, other.conns));
+    world.race = Some((moment, other.half_open));
     assert_eq!(world.request(client, frontend, UDP, 0), Ok(first));
     assert!(world.race.is_none());
-    assert_eq!(world.conns.len(), 2, "nothing of the slower one is left");
+    assert_eq!(
+        world.half_open.len(),
+        2,
+        "nothing of the slower one is left"
+    );
     assert_eq!(
         world.reply(first.1, first.0, UDP, 0),
         Ok((frontend, client))
@@ -169,7 +173,7 @@ fn two_flows_that_take_over_one_ended_tuple_at_once_get_one_each() {
     let mut other = world.clone();
     let fast = other.request(client, third, TCP, SYN).unwrap();
     // The first try to insert finds the ended flow, the second one the other CPU's.
-    world.race_after(1, other.conns);
+    world.race_after(1, other.half_open);
     let slow = world.request(client, second, TCP, SYN).unwrap();
     assert_ne!(slow.0, fast.0);
     assert_eq!(

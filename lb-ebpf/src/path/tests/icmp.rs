@@ -9,7 +9,7 @@ use super::world::{BACKENDS, CLIENTS, End, FRONTENDS, Made, TARGET, World};
 use crate::icmp::{Kind, Message};
 use crate::packet::Packet;
 use crate::packet::tcp::{ACK, SYN};
-use crate::path::{Decision, Work, icmp, is_from_or_for_the_peer};
+use crate::path::{Outcome, Work, icmp, is_from_or_for_the_peer};
 
 /// A message on the wire: from, to, and the quoted packet's ends.
 type Told<F> = (
@@ -42,8 +42,10 @@ fn told<F: Made>(
         kind,
         ..Message::new()
     };
-    if icmp::<F, _>(world, &mut work, &message, hook)? == Decision::Pass {
-        return Ok(None);
+    match icmp::<F, _>(world, &mut work, &message, hook) {
+        Outcome::Edit => {}
+        Outcome::Refused(reason) => return Err(reason),
+        Outcome::Pass | Outcome::Begin => return Ok(None),
     }
     let edit = work.edit;
     let outer = is_from_or_for_the_peer::<F>(&work, &message);

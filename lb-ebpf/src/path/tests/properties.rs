@@ -68,12 +68,12 @@ proptest! {
             for ((port, target), (from, backend)) in &live {
                 let client = (V6::address(CLIENTS, 1), *port);
                 prop_assert_eq!(
-                    world.reply(*backend, *from, TCP, ACK),
-                    Ok((targets[*target], client))
-                );
-                prop_assert_eq!(
                     world.request(client, targets[*target], TCP, ACK),
                     Ok((*from, *backend))
+                );
+                prop_assert_eq!(
+                    world.reply(*backend, *from, TCP, ACK),
+                    Ok((targets[*target], client))
                 );
             }
         }
