@@ -53,7 +53,7 @@ unsafe fn put<T>(start: usize, at: usize, value: T) {
 #[classifier]
 fn dnat_v4(ctx: TcContext) -> i32 {
     let (start, end) = (ctx.data(), ctx.data_end());
-    if start + L4 + 20 > end {
+    if start + L4 + 8 > end {
         return TC_ACT_UNSPEC;
     }
     // SAFETY: all within the bound just compared.

@@ -17,6 +17,8 @@ use super::wire::{Ends, Proto};
 /// Port of every cluster address, and of every pod.
 const SERVICE_PORT: u16 = 80;
 const POD_PORT: u16 = 8080;
+/// Another port of pods, which no Service leads to: a flow to it collides with none of ours.
+const OTHER_PORT: u16 = 9090;
 /// Node port of the first Service.
 const NODE_PORTS: u16 = 20_000;
 /// Pods that dial, and the first port that they dial from.
@@ -82,7 +84,7 @@ impl Cluster {
         let destination = match dialled {
             Dialled::ClusterIp => (cluster_ip(family, service), SERVICE_PORT),
             Dialled::NodePort => (node_ip(family), node_port(service)),
-            Dialled::Pod => (pod(family, service, 0), POD_PORT),
+            Dialled::Pod => (pod(family, service, 0), OTHER_PORT),
         };
         Ends {
             source: (source, u16::try_from(port).expect("few flows")).into(),
