@@ -19,8 +19,8 @@ const SERVICE_PORT: u16 = 80;
 const POD_PORT: u16 = 8080;
 /// Another port of pods, which no Service leads to: a flow to it collides with none of ours.
 const OTHER_PORT: u16 = 9090;
-/// Node port of the first Service.
-const NODE_PORTS: u16 = 20_000;
+/// Node port of the first Service; none of them is a port to masquerade with.
+const NODE_PORTS: u16 = 30_000;
 /// Pods that dial, and the first port that they dial from.
 const CLIENTS: u32 = 200;
 const CLIENT_PORTS: u32 = 32_768;
@@ -95,6 +95,10 @@ impl Cluster {
     /// Writes the tables, as the agent would.
     pub(crate) fn fill(self, kernel: &mut Kernel) {
         for family in Family::ALL {
+            match node_ip(family) {
+                IpAddr::V4(a) => kernel.put_own_address(names::PREFIXES_V4, a.octets()),
+                IpAddr::V6(a) => kernel.put_own_address(names::PREFIXES_V6, a.octets()),
+            }
             for service in 0..self.services {
                 for proto in Proto::ALL {
                     self.fill_service(kernel, family, service, proto);

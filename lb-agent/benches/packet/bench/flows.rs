@@ -41,59 +41,66 @@ pub(crate) fn establish(kernel: &Kernel, proto: Proto, ends: Ends) -> Result<Opt
         Proto::Tcp => (Kind::Syn, Kind::SynAck),
         Proto::Udp => (Kind::Data, Kind::Data),
     };
-    let Some((inside, snat)) = forward(kernel, &frame(proto, open, ends))? else {
+    let Some(way) = forward(kernel, &frame(proto, open, ends))? else {
         return Ok(None);
     };
-    let replies = inside.reversed();
-    backward(kernel, &frame(proto, answer, replies), snat, ends)?;
+    let replies = way.outside.reversed();
+    let reply = backward(kernel, &frame(proto, answer, replies), way.masqueraded, ends)?;
     let request = frame(proto, Kind::Data, ends);
-    let passed = pass(kernel, Hook::Ingress, &request, 0)?;
-    if ends_of(&passed.0) == ends {
-        bail!("{ends:?}: a packet of an established flow is not translated");
+    // The packet that makes the flow an established one, and one that finds it so.
+    for _ in 0..2 {
+        let passed = forward(kernel, &request)?;
+        if passed.is_none_or(|passed| passed.outside != way.outside) {
+            bail!("{ends:?}: a packet of an established flow goes elsewhere");
+        }
     }
-    let snat = if snat {
-        let (leaving, mark) = passed.clone();
-        let returning = frame(proto, Kind::Data, replies);
-        Some(Snat {
-            leaving,
-            mark,
-            returning,
-        })
-    } else {
-        None
-    };
-    let reply = match &snat {
-        Some(snat) => pass(kernel, Hook::Ingress, &snat.returning, 0)?.0,
-        None => frame(proto, Kind::Data, replies),
-    };
+    let (translated, mark) = pass(kernel, Hook::Ingress, &request, 0)?;
     Ok(Some(Flow {
+        snat: way.masqueraded.then(|| Snat {
+            leaving: translated.clone(),
+            mark,
+            returning: frame(proto, Kind::Data, replies),
+        }),
+        reply: frame(proto, Kind::Data, ends_of(&reply)),
         request,
-        translated: passed.0,
-        reply,
-        snat,
+        translated,
     }))
 }
 
-/// The first packet, through ingress and, when it is to be masqueraded, egress: how it reaches the
-/// backend, and whether it was masqueraded.
-fn forward(kernel: &Kernel, first: &[u8]) -> Result<Option<(Ends, bool)>> {
-    let (translated, mark) = pass(kernel, Hook::Ingress, first, 0)?;
-    if ends_of(&translated) == ends_of(first) {
-        return Ok(None);
-    }
-    if mark & SNAT_MARK == 0 {
-        return Ok(Some((ends_of(&translated), false)));
-    }
-    let (left, _) = pass(kernel, Hook::Egress, &translated, mark)?;
-    if ends_of(&left).source == ends_of(&translated).source {
-        bail!("a marked packet is not masqueraded");
-    }
-    Ok(Some((ends_of(&left), true)))
+/// Where the requests of a flow go.
+#[derive(Clone, Copy)]
+struct Way {
+    /// As they reach the backend.
+    outside: Ends,
+    masqueraded: bool,
 }
 
-/// The answer, all the way back to the client.
-fn backward(kernel: &Kernel, answer: &[u8], snat: bool, ends: Ends) -> Result<()> {
-    let inside = if snat {
+/// A request through ingress and, when it is to be masqueraded, egress; none when it is left alone.
+fn forward(kernel: &Kernel, request: &[u8]) -> Result<Option<Way>> {
+    let (translated, mark) = pass(kernel, Hook::Ingress, request, 0)?;
+    let inside = ends_of(&translated);
+    if inside == ends_of(request) {
+        return Ok(None);
+    }
+    let masqueraded = mark & SNAT_MARK != 0;
+    let outside = if masqueraded {
+        let (left, _) = pass(kernel, Hook::Egress, &translated, mark)?;
+        ends_of(&left)
+    } else {
+        inside
+    };
+    if masqueraded && outside.source == inside.source {
+        bail!("{inside:?}: a marked packet is not masqueraded");
+    }
+    Ok(Some(Way {
+        outside,
+        masqueraded,
+    }))
+}
+
+/// The answer, all the way back to the client: how it reaches the egress of the client's device.
+fn backward(kernel: &Kernel, answer: &[u8], masqueraded: bool, ends: Ends) -> Result<Vec<u8>> {
+    let inside = if masqueraded {
         pass(kernel, Hook::Ingress, answer, 0)?.0
     } else {
         answer.to_vec()
@@ -102,7 +109,7 @@ fn backward(kernel: &Kernel, answer: &[u8], snat: bool, ends: Ends) -> Result<()
     if ends_of(&back) != ends.reversed() {
         bail!("{ends:?}: the answer comes back as {:?}", ends_of(&back));
     }
-    Ok(())
+    Ok(inside)
 }
 
 /// A packet that must not be dropped, and its mark afterwards.

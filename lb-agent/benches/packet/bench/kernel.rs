@@ -7,11 +7,14 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, ProgramArray};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use bytemuck::Pod;
-use lb_common::abi::{Conn, ConnKey, Iface, IfaceFlags, names};
+use lb_common::abi::{
+    Conn, ConnKey, Iface, IfaceFlags, PREFIX_TABLE_BITS, Prefix, PrefixTable, names,
+};
 use nix::time::{ClockId, clock_getres};
 
 use super::layout::{self, Walk};
@@ -96,7 +99,7 @@ impl Kernel {
         let iface = Iface {
             bridge: 0,
             peer_netns: SAME_NETNS,
-            flags: IfaceFlags::PEER_NETNS,
+            flags: IfaceFlags::PEER_NETNS | IfaceFlags::POD,
         };
         kernel.put(names::IFACES, LOOPBACK, iface);
         Ok(kernel)
@@ -109,18 +112,49 @@ impl Kernel {
             .expect("there is room");
     }
 
+    /// Makes an address the node's own, and the one that everything is masqueraded with.
+    pub(crate) fn put_own_address<A: Pod>(&mut self, map: &str, address: A)
+    where
+        Prefix<A>: Pod,
+    {
+        let map = self.shipped.map_mut(map).expect("the object has the map");
+        let mut trie = LpmTrie::<_, Plain<Prefix<A>>, Plain<A>>::try_from(map)
+            .expect("the layouts agree");
+        let bits = u32::try_from(8 * size_of::<A>()).expect("an address");
+        let own = Prefix {
+            table: PrefixTable::OWN,
+            address,
+        };
+        let anywhere = Prefix {
+            table: LOOPBACK,
+            address: A::zeroed(),
+        };
+        for (bits, prefix) in [(bits, own), (0, anywhere)] {
+            let key = Key::new(PREFIX_TABLE_BITS + bits, Plain(prefix));
+            trie.insert(&key, Plain(address), 0).expect("there is room");
+        }
+    }
+
     /// The keys of all flows, as bytes.
     pub(crate) fn flows(&self) -> BTreeSet<Vec<u8>> {
         let mut keys = BTreeSet::new();
-        keys.extend(self.keys::<ConnKey<[u8; 4]>, Conn<[u8; 4]>>(names::CONNS_V4));
-        keys.extend(self.keys::<ConnKey<[u8; 16]>, Conn<[u8; 16]>>(names::CONNS_V6));
+        for name in [names::CONNS_V4, names::HALF_OPEN_V4] {
+            keys.extend(self.keys::<ConnKey<[u8; 4]>, Conn<[u8; 4]>>(name));
+        }
+        for name in [names::CONNS_V6, names::HALF_OPEN_V6] {
+            keys.extend(self.keys::<ConnKey<[u8; 16]>, Conn<[u8; 16]>>(name));
+        }
         keys
     }
 
     /// Forgets every flow whose keys are not in `but`.
     pub(crate) fn forget_flows(&mut self, but: &BTreeSet<Vec<u8>>) {
-        self.forget::<ConnKey<[u8; 4]>, Conn<[u8; 4]>>(names::CONNS_V4, but);
-        self.forget::<ConnKey<[u8; 16]>, Conn<[u8; 16]>>(names::CONNS_V6, but);
+        for name in [names::CONNS_V4, names::HALF_OPEN_V4] {
+            self.forget::<ConnKey<[u8; 4]>, Conn<[u8; 4]>>(name, but);
+        }
+        for name in [names::CONNS_V6, names::HALF_OPEN_V6] {
+            self.forget::<ConnKey<[u8; 16]>, Conn<[u8; 16]>>(name, but);
+        }
     }
 
     fn keys<K: Pod, V: Pod>(&self, name: &str) -> Vec<Vec<u8>> {

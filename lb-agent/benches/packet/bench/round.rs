@@ -8,6 +8,8 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result, bail};
 
+use lb_common::abi::limits;
+
 use super::Options;
 use super::cases::{Before, Case, Stage, is_expected};
 use super::clock::{Clock, Took};
@@ -38,7 +40,7 @@ pub(crate) fn measure(
 ) -> Result<Found> {
     let case = stage.cases.get(index).context("no such case")?;
     let (before, mark) = (case.before, case.mark);
-    let fill = if before == Before::Full { options.connections } else { 0 };
+    let fill = if before == Before::Full { 2 * limits::HALF_OPEN } else { 0 };
     if before != Before::Nothing {
         // More than fit: what does not is refused or evicts.
         let mut left = fill;
