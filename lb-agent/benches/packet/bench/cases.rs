@@ -24,7 +24,7 @@ pub(crate) enum Before {
     Nothing,
     /// New flows, and afterwards those entries are removed.
     Room,
-    /// New flows, with the tables full of first packets.
+    /// New flows, with the tables full of first packets: they evict, or are refused.
     Full,
 }
 
@@ -89,6 +89,7 @@ impl Stage {
             absent: Vec::new(),
         };
         stage.list(options, &flows, &masqueraded);
+        stage.cases.retain(|case| case.name.contains(&options.only));
         Ok(stage)
     }
 
@@ -148,8 +149,13 @@ impl Stage {
         self.add(&format!("reply, {many}"), Hook::Egress, replies);
         self.list_masqueraded(masqueraded);
         self.add("first packet, free room", Hook::Ingress, Vec::new());
-        self.add("first packet, tables full", Hook::Ingress, Vec::new());
-        for (case, before) in self.cases.iter_mut().rev().zip([Before::Full, Before::Room]) {
+        self.add("first packet, evicting", Hook::Ingress, Vec::new());
+        for (case, before) in self
+            .cases
+            .iter_mut()
+            .rev()
+            .zip([Before::Full, Before::Room])
+        {
             case.before = before;
         }
     }
@@ -160,7 +166,9 @@ impl Stage {
         let first = ends(0);
         let ping = wire::ping(first);
         let data = |ends| frame(proto, Kind::Data, ends);
-        let mut many: Vec<_> = (0..options.flows).map(|number| data(ends(number))).collect();
+        let mut many: Vec<_> = (0..options.flows)
+            .map(|number| data(ends(number)))
+            .collect();
         shuffle(&mut many);
         if proto == Proto::Tcp {
             for (name, hook) in [("ingress", Hook::Ingress), ("egress", Hook::Egress)] {
@@ -190,7 +198,11 @@ impl Stage {
             self.absent.push(self.named("NodePort with SNAT, one flow"));
             return;
         };
-        self.add("NodePort with SNAT, one flow, ingress", Hook::Ingress, vec![request]);
+        self.add(
+            "NodePort with SNAT, one flow, ingress",
+            Hook::Ingress,
+            vec![request],
+        );
         let name = "NodePort with SNAT, one flow, egress";
         self.add_marked(name, Hook::Egress, vec![snat.leaving], snat.mark);
         let name = "NodePort with SNAT, reply, one flow, ingress";

@@ -34,17 +34,17 @@ impl Took {
 }
 
 /// Runs programs on one frame.
-pub(crate) struct Clock<'a> {
-    frame: &'a [u8],
+pub(crate) struct Clock {
+    frame: Vec<u8>,
     context: [u8; 192],
     call_ns: f64,
 }
 
-impl<'a> Clock<'a> {
+impl Clock {
     /// Finds out what a call costs, with a program that does next to nothing.
-    pub(crate) fn new(empty: &SchedClassifier, frame: &'a [u8], mark: u32) -> Result<Self> {
+    pub(crate) fn new(empty: &SchedClassifier, frame: &[u8], mark: u32) -> Result<Self> {
         let mut clock = Self {
-            frame,
+            frame: frame.to_vec(),
             context: context(mark),
             call_ns: 0.0,
         };
@@ -65,7 +65,7 @@ impl<'a> Clock<'a> {
 
     fn call(&self, program: &SchedClassifier, repeat: u32) -> Result<(f64, u32)> {
         let options = TestRunOptions {
-            data_in: Some(self.frame),
+            data_in: Some(&self.frame),
             ctx_in: Some(&self.context),
             repeat,
             ..TestRunOptions::default()

@@ -45,7 +45,12 @@ pub(crate) fn establish(kernel: &Kernel, proto: Proto, ends: Ends) -> Result<Opt
         return Ok(None);
     };
     let replies = way.outside.reversed();
-    let reply = backward(kernel, &frame(proto, answer, replies), way.masqueraded, ends)?;
+    let reply = backward(
+        kernel,
+        &frame(proto, answer, replies),
+        way.masqueraded,
+        ends,
+    )?;
     let request = frame(proto, Kind::Data, ends);
     // The packet that makes the flow an established one, and one that finds it so.
     for _ in 0..2 {

@@ -50,7 +50,7 @@ unsafe impl aya::Pod for layout::Headers4 {}
 // SAFETY: as above.
 unsafe impl aya::Pod for layout::Headers6 {}
 // SAFETY: as above.
-unsafe impl aya::Pod for layout::Walk {}
+unsafe impl aya::Pod for Walk {}
 // SAFETY: as above.
 unsafe impl aya::Pod for layout::Keys {}
 
@@ -118,8 +118,8 @@ impl Kernel {
         Prefix<A>: Pod,
     {
         let map = self.shipped.map_mut(map).expect("the object has the map");
-        let mut trie = LpmTrie::<_, Plain<Prefix<A>>, Plain<A>>::try_from(map)
-            .expect("the layouts agree");
+        let mut trie =
+            LpmTrie::<_, Plain<Prefix<A>>, Plain<A>>::try_from(map).expect("the layouts agree");
         let bits = u32::try_from(8 * size_of::<A>()).expect("an address");
         let own = Prefix {
             table: PrefixTable::OWN,
@@ -259,7 +259,10 @@ impl Kernel {
         }
         .fd()?
         .try_clone()?;
-        let map = self.tools.map_mut("UNDER_TEST").context("the bench's own map")?;
+        let map = self
+            .tools
+            .map_mut("UNDER_TEST")
+            .context("the bench's own map")?;
         ProgramArray::try_from(map)?.set(0, &fd, 0)?;
         Ok(())
     }
@@ -291,7 +294,9 @@ pub(crate) fn load_tools(packets_max: u32, entries: Option<u32>) -> Result<Ebpf>
 }
 
 pub(crate) fn load_program(ebpf: &mut Ebpf, name: &str) -> Result<()> {
-    let program = ebpf.program_mut(name).with_context(|| format!("no {name}"))?;
+    let program = ebpf
+        .program_mut(name)
+        .with_context(|| format!("no {name}"))?;
     let program: &mut SchedClassifier = program.try_into()?;
     program.load().with_context(|| format!("load {name}"))
 }

@@ -10,7 +10,7 @@ use aya::maps::{Array, HashMap};
 use super::clock::{Clock, Took};
 use super::kernel::{DROP, PASS, classifier, load_program, load_tools};
 use super::layout::Keys;
-use super::report::Micro;
+use super::report::{Micro, rounded};
 
 /// Keys of one test run.
 const BATCH: u32 = 4_096;
@@ -101,19 +101,25 @@ const CASES: [Case; 12] = [
     case("LRU, lookup that misses", "micro_lru_lookup", 1, DROP),
     case("hash, replace", "micro_replace", 0, PASS),
     new("LRU, insert and evict", "micro_lru_insert"),
-    new("LRU without common list, insert and evict", "micro_lru_own_insert"),
+    new(
+        "LRU without common list, insert and evict",
+        "micro_lru_own_insert",
+    ),
     among("hash, insert", "micro_insert", ["micro_remove", ""]),
     among("hash, remove", "micro_remove", ["", "micro_insert"]),
 ];
 
 /// Measures every operation on full maps of `entries` entries, a power of two.
-pub(crate) fn measure(entries: u32, chunks: usize) -> Result<Vec<Micro>> {
+pub(crate) fn measure(entries: u32, runs: usize) -> Result<Vec<Micro>> {
     let mut ebpf = load_tools(1, Some(entries))?;
     for name in PROGRAMS {
         load_program(&mut ebpf, name)?;
     }
     fill(&mut ebpf, entries)?;
-    CASES.iter().map(|case| measure_case(&mut ebpf, case, entries, chunks)).collect()
+    CASES
+        .iter()
+        .map(|case| measure_case(&mut ebpf, case, entries, runs))
+        .collect()
 }
 
 fn set_keys(ebpf: &mut Ebpf, keys: Keys) -> Result<()> {
@@ -139,14 +145,16 @@ fn fill(ebpf: &mut Ebpf, entries: u32) -> Result<()> {
         }
     }
     let map = ebpf.map("HASH").context("the bench's own map")?;
-    let filled = HashMap::<_, [u32; 4], [u64; 7]>::try_from(map)?.keys().count();
+    let filled = HashMap::<_, [u32; 4], [u64; 7]>::try_from(map)?
+        .keys()
+        .count();
     if u32::try_from(filled)? != entries {
         bail!("{filled} of {entries} keys are in the map");
     }
     Ok(())
 }
 
-fn measure_case(ebpf: &mut Ebpf, case: &Case, entries: u32, chunks: usize) -> Result<Micro> {
+fn measure_case(ebpf: &mut Ebpf, case: &Case, entries: u32, runs: usize) -> Result<Micro> {
     let frame = [0; 64];
     let clock = Clock::new(classifier(ebpf, "empty")?, &frame, 0)?;
     let mask = if case.new { u32::MAX } else { entries - 1 };
@@ -157,7 +165,7 @@ fn measure_case(ebpf: &mut Ebpf, case: &Case, entries: u32, chunks: usize) -> Re
         scramble: LATER,
     };
     let (mut keys, mut all) = (Vec::new(), Vec::new());
-    for _ in 0..chunks {
+    for _ in 0..runs {
         set_keys(ebpf, batch)?;
         keys.push(clock.run(classifier(ebpf, "micro_key")?, BATCH)?.0);
         let [before, after] = case.around;
@@ -180,7 +188,7 @@ fn measure_case(ebpf: &mut Ebpf, case: &Case, entries: u32, chunks: usize) -> Re
     Ok(Micro {
         name: case.name.to_owned(),
         entries,
-        min_ns: all.min - keys.min,
-        median_ns: all.median - keys.median,
+        min_ns: rounded(all.min - keys.min),
+        median_ns: rounded(all.median - keys.median),
     })
 }
