@@ -164,7 +164,7 @@ fn addresses_and_routes_are_followed_as_they_come_and_go() {
         ip("route replace 10.99.0.0/16 via 192.0.2.1 dev eth0");
         eth0(two);
         ip("route replace default via 192.0.2.1 dev eth0 src 198.51.100.10");
-        eth0("0.0.0.0/0=198.51.100.10 192.0.2.0/24=192.0.2.10");
+        eth0("0.0.0.0/0=198.51.100.10 10.99.0.0/16=192.0.2.10 192.0.2.0/24=192.0.2.10");
         wait_until("the node's address", || {
             device(bpffs, "cali1").starts_with("0.0.0.0/0=198.51.100.10")
         });
