@@ -4,6 +4,8 @@
 #![deny(unsafe_code)]
 
 pub mod checksum;
+pub mod limit;
 pub mod packet;
 pub mod path;
 pub mod tables;
+pub mod unreachable;

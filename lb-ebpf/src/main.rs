@@ -23,7 +23,7 @@ mod hooks {
     use lb_ebpf::path::{self, Outcome};
     use lb_ebpf::tables::Tables;
 
-    use crate::kernel::{Host, World, edit, ethertype, parse, work};
+    use crate::kernel::{Host, World, edit, ethertype, parse, reject, work};
 
     /// Length of an Ethernet header, in bytes.
     const ETHERNET: u32 = 14;
@@ -115,16 +115,17 @@ mod hooks {
         }
         match outcome {
             Outcome::Pass | Outcome::Edit | Outcome::Begin => TC_ACT_UNSPEC,
-            Outcome::Refused(reason) => refuse::<F>(&mut world, reason),
+            Outcome::Refused(reason) => refuse::<F, L2>(ctx, &mut world, reason),
         }
     }
 
     /// Counts a reason and turns its class into an action.
     #[inline(always)]
-    fn refuse<F: Host>(world: &mut World, reason: Reason) -> i32 {
+    fn refuse<F: Host, const L2: u32>(ctx: &TcContext, world: &mut World, reason: Reason) -> i32 {
         Tables::<F>::count(world, reason);
         match reason.class() {
-            Class::Drop | Class::Reject => TC_ACT_SHOT,
+            Class::Drop => TC_ACT_SHOT,
+            Class::Reject => reject::<F>(ctx.skb.skb, L2),
             Class::Pass | Class::Note => TC_ACT_UNSPEC,
         }
     }

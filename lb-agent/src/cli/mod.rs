@@ -11,6 +11,7 @@ mod metrics;
 mod options;
 mod per_service;
 mod plan;
+mod remember;
 mod render;
 mod run;
 mod source;

@@ -20,6 +20,7 @@ use super::kernel::{KernelArgs, pod_source};
 use super::metrics::Metrics;
 use super::options::PlanningArgs;
 use super::per_service::PerService;
+use super::remember::Memory;
 use super::source::Source;
 use crate::datapath::{Datapath, DatapathConfig, Learner, Managed, Patterns};
 
@@ -154,7 +155,7 @@ async fn serve(args: &RunArgs, settings: Settings) -> Result<(), String> {
     let (sender, updates) = unbounded_channel();
     let listing_since = Instant::now();
     debug!(target: LATENCY, "the list begins");
-    let recorder = source.start(args, &settings.node_name, content.is_empty(), sender)?;
+    let started = source.start(args, &settings.node_name, content.is_empty(), sender)?;
     let metrics = Metrics::new();
     datapath.tables().keep_services(&content.services());
     let counters = datapath.counters().map_err(|e| error_chain(&e))?;
@@ -170,7 +171,8 @@ async fn serve(args: &RunArgs, settings: Settings) -> Result<(), String> {
     let service = Service {
         managed,
         following: true,
-        recorder,
+        recorder: started.recorder,
+        memory: Memory::new(started.state),
         metrics,
         per_service,
         audits: Audits::new(Duration::from_secs(args.audit_interval), &args.bpffs),
@@ -222,6 +224,7 @@ impl Stop {
 struct Service {
     reconciler: Reconciler,
     recorder: Option<EventRecorder>,
+    memory: Memory,
     metrics: Metrics,
     per_service: PerService,
     audits: Audits,
@@ -280,6 +283,11 @@ impl Service {
                     self.devices_changed(tables);
                     continue;
                 }
+                () = self.memory.asks() => {
+                    self.memory.note_asked();
+                    self.memory.help(&self.reconciler, &self.updates);
+                    continue;
+                }
                 due = self.audits.next(), if self.reconciler.is_listed() => {
                     self.audit(due, tables);
                     continue;
@@ -294,6 +302,7 @@ impl Service {
             };
             let oldest = self.take_in(delivery);
             self.pass(tables, Extent::Changed);
+            self.memory.help(&self.reconciler, &self.updates);
             let took = oldest.elapsed();
             self.metrics.updated(took);
             debug!(target: LATENCY, micros = micros(took));

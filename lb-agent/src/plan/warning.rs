@@ -19,6 +19,8 @@ pub enum Warning {
     EndpointRejected(String, String),
     /// A slice cannot be read now, and its last good state is in force; in words.
     Unreadable(String),
+    /// A slice cannot be read, and no good state of it is known; in words.
+    NeverRead(String),
     /// There are node ports, but no address of this node is known.
     NoNodeAddress(String),
     /// An address of a family in which the Service has no cluster address; it is not served.
@@ -31,6 +33,8 @@ pub enum Warning {
     FrontendTaken(FrontendAddress, ServiceKey),
     /// Another port of the same Service has this frontend.
     FrontendRepeated(FrontendAddress),
+    /// Another Service has its health check at this port.
+    HealthCheckTaken(u16, ServiceKey),
     /// All ids are in use: this port has no frontend or not all its backends.
     IdsExhausted(String),
     /// The port has more endpoints than a list can hold; the last ones get no traffic.
@@ -52,13 +56,14 @@ impl Warning {
         match self {
             Self::Ignored(_) => "InvalidField",
             Self::EndpointRejected(..) => "InvalidEndpoint",
-            Self::Unreadable(_) => "Invalid",
+            Self::Unreadable(_) | Self::NeverRead(_) => "Invalid",
             Self::NoNodeAddress(_) => "NoNodeAddress",
             Self::NoFamily(_) => "NoClusterAddress",
             Self::UnknownAlgorithm(_) => "UnknownAlgorithm",
             Self::LeftToHost(_) => "LeftToHost",
             Self::FrontendTaken(..) => "FrontendTaken",
             Self::FrontendRepeated(_) => "FrontendRepeated",
+            Self::HealthCheckTaken(..) => "HealthCheckTaken",
             Self::IdsExhausted(_) => "IdsExhausted",
             Self::TooManyEndpoints { .. } => "TooManyEndpoints",
             Self::EndpointsIgnored => "EndpointsIgnored",
@@ -74,6 +79,9 @@ impl fmt::Display for Warning {
                 write!(f, "EndpointSlice {slice}: {reason}, gets no traffic")
             }
             Self::Unreadable(what) => write!(f, "{what}; its last good state is in force"),
+            Self::NeverRead(what) => {
+                write!(f, "{what}; no state of it is known that could be read")
+            }
             Self::NoNodeAddress(node) => write!(
                 f,
                 "node ports are not served: no address of Node {node} is known, or \
@@ -105,6 +113,13 @@ impl fmt::Display for Warning {
                     f,
                     "{frontend} is named by two ports, the first one has it, or the one of which it \
                      is no node port"
+                )
+            }
+            Self::HealthCheckTaken(port, owner) => {
+                write!(
+                    f,
+                    "healthCheckNodePort {port} belongs to Service {owner}, which is older or first by \
+                     name: this one has no health check"
                 )
             }
             Self::IdsExhausted(port) => {

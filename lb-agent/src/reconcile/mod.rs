@@ -53,7 +53,7 @@ fn only_slices(update: &Update) -> bool {
         Change::Apply(Object::EndpointSlice(_)) | Change::Delete(ObjectRef::EndpointSlice(_)) => {
             true
         }
-        Change::Apply(_) | Change::Delete(_) | Change::Invalid { .. } => false,
+        Change::Apply(_) | Change::Delete(_) | Change::Invalid(_) => false,
     };
     matches!(update, Update::Changes(changes) if changes.iter().all(is_slice))
 }
@@ -125,7 +125,7 @@ impl Reconciler {
     /// Takes an update in, without writing: several may come before one [`Self::sync`].
     pub fn receive(&mut self, update: Update) {
         match &update {
-            Update::Reset(_) => {
+            Update::Reset { .. } => {
                 self.listed = true;
                 self.complete();
             }
@@ -333,6 +333,16 @@ impl Reconciler {
     /// Number of objects that are there and cannot be read; their last good state is in force.
     pub fn invalid_len(&self) -> usize {
         self.index.invalid_len()
+    }
+
+    /// All objects that are known, as they were when they could last be read.
+    pub fn objects(&self) -> impl Iterator<Item = Object> {
+        self.index.objects()
+    }
+
+    /// Objects that are there and cannot be read.
+    pub fn invalid(&self) -> impl Iterator<Item = &ObjectRef> {
+        self.index.invalid()
     }
 
     /// Number of frontends in the tables that are no cluster addresses.

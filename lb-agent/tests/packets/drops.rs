@@ -14,13 +14,11 @@ use super::life::data;
 use super::wire::{ACK, Proto, RST, Segment};
 
 each! {
-    frontend_without_backends_drops_and_counts,
-    silent_frontend_without_backends_drops_and_counts_apart,
+    silent_frontend_without_backends_drops_and_counts,
     client_that_is_the_chosen_backend_is_to_be_masqueraded,
     missing_slot_is_counted,
     missing_backend_is_counted,
     backend_of_another_service_is_counted,
-    dropped_packets_leave_room_for_a_later_success,
 }
 each! { ipv4:
     first_fragment_to_a_frontend_is_dropped,
@@ -28,13 +26,7 @@ each! { ipv4:
     first_fragment_in_the_middle_of_a_flow_is_dropped,
 }
 
-fn frontend_without_backends_drops_and_counts(case: &mut Case) {
-    case.serve(HOSTNAMES, &[]);
-    let request = case.opening(case.vip(HOSTNAMES));
-    case.drops("no backend", &request, Reason::NoBackend);
-}
-
-fn silent_frontend_without_backends_drops_and_counts_apart(case: &mut Case) {
+fn silent_frontend_without_backends_drops_and_counts(case: &mut Case) {
     let silent = Frontend {
         external_policy: Policy::DROP_IF_EMPTY,
         ..frontend(HOSTNAMES, 0)
@@ -84,20 +76,6 @@ fn backend_of_another_service_is_counted(case: &mut Case) {
     case.kernel.put_slot(HOSTNAMES, 0, backend_id(OTHER, 1));
     let request = case.opening(case.vip(HOSTNAMES));
     case.drops("a foreign backend", &request, Reason::TableMiss);
-}
-
-fn dropped_packets_leave_room_for_a_later_success(case: &mut Case) {
-    case.serve(HOSTNAMES, &[]);
-    let request = case.opening(case.vip(HOSTNAMES));
-    case.drops("no backend", &request, Reason::NoBackend);
-    case.serve(HOSTNAMES, &[1]);
-    let flow = case.flow(HOSTNAMES, 1);
-    let (verdict, output) = case.kernel.run(Hook::Ingress, &request.frame());
-    assert_eq!(
-        (verdict, output),
-        (Verdict::Pass, request.to(flow.backend).frame())
-    );
-    case.check_state("a flow", &[(Reason::NoBackend, 1)], flow.entries());
 }
 
 /// Fragments of a translated flow would arrive in parts, of which only the first can be told.

@@ -30,6 +30,8 @@ const CLOCK: &str = "lb_clock";
 const PASS: u32 = u32::MAX;
 /// `TC_ACT_SHOT`.
 const DROP: u32 = 2;
+/// `TC_ACT_REDIRECT`.
+const REDIRECT: u32 = 7;
 
 /// What may differ between the kernels of tests.
 #[derive(Clone, Copy, Debug)]
@@ -74,6 +76,8 @@ impl Hook {
 pub(crate) enum Verdict {
     Pass,
     Drop,
+    /// Goes out of a device, which the verdict does not name.
+    Redirect,
     /// Anything else, which is always wrong.
     Other(u32),
 }
@@ -172,6 +176,7 @@ impl Kernel {
         let verdict = match result.return_value {
             PASS => Verdict::Pass,
             DROP => Verdict::Drop,
+            REDIRECT => Verdict::Redirect,
             other => Verdict::Other(other),
         };
         Some((verdict, out))

@@ -22,6 +22,7 @@ mod life;
 mod link;
 mod malformed;
 mod neighbours;
+mod reject;
 mod reselect;
 mod spread;
 #[path = "../support/mod.rs"]

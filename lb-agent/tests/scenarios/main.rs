@@ -11,6 +11,7 @@ mod addresses;
 mod audit;
 mod changes;
 mod contract;
+mod explain;
 mod faults;
 mod folder;
 mod fuzz;

@@ -12,6 +12,7 @@ use lb_common::abi::{
     FrontendKey, Iface, Prefix, ServiceStats, SlotKey, SourceRange, limits,
 };
 use lb_common::{Reason, V4, V6};
+use lb_ebpf::limit::Bucket;
 use lb_ebpf::packet::Parse;
 use lb_ebpf::path::Work;
 
@@ -73,6 +74,9 @@ pub(super) static IFACES: HashMap<u32, Iface, { limits::IFACES as usize }, ON_DE
     HashMap::new();
 #[btf_map]
 pub(super) static REASONS: PerCpuArray<u64, { Reason::ALL.len() }> = PerCpuArray::new();
+/// How often this CPU may still answer refused packets.
+#[btf_map]
+pub(super) static RATE: PerCpuArray<Bucket, 1> = PerCpuArray::new();
 #[btf_map]
 static WORK_V4: Works<[u8; 4]> = PerCpuArray::new();
 #[btf_map]

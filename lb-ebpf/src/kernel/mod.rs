@@ -7,6 +7,7 @@
 mod edit;
 mod maps;
 mod parse;
+mod reject;
 mod settings;
 mod sock;
 mod world;
@@ -14,4 +15,5 @@ mod world;
 pub(crate) use edit::edit;
 pub(crate) use maps::{Host, work};
 pub(crate) use parse::{ethertype, parse};
+pub(crate) use reject::reject;
 pub(crate) use world::World;
