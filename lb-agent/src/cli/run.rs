@@ -159,8 +159,8 @@ async fn serve(args: &RunArgs, settings: Settings) -> Result<(), String> {
     let metrics = Metrics::new();
     datapath.tables().keep_services(&content.services());
     let counters = datapath.counters().map_err(|e| error_chain(&e))?;
-    let per_service = PerService::new(counters, args.metrics_services_max);
-    metrics.show_services(&per_service);
+    let counters = PerService::new(counters, args.metrics_services_max);
+    metrics.show_services(&counters);
     if let BindAddress(Some(address)) = args.metrics_bind_address {
         tokio::spawn(metrics.clone().serve(address));
     }
@@ -174,7 +174,7 @@ async fn serve(args: &RunArgs, settings: Settings) -> Result<(), String> {
         recorder: started.recorder,
         memory: Memory::new(started.state),
         metrics,
-        per_service,
+        counters,
         audits: Audits::new(Duration::from_secs(args.audit_interval), &args.bpffs),
         learner: datapath.learner(),
         grown: datapath.grown(),
@@ -226,7 +226,7 @@ struct Service {
     recorder: Option<EventRecorder>,
     memory: Memory,
     metrics: Metrics,
-    per_service: PerService,
+    counters: PerService,
     audits: Audits,
     managed: watch::Receiver<Managed>,
     /// Devices are followed; false only when that task has died.
@@ -372,7 +372,7 @@ impl Service {
         };
         self.metrics.pass(outcome, &self.reconciler);
         if let Some(ids) = self.reconciler.take_renamed() {
-            self.per_service.name(ids);
+            self.counters.name(ids);
         }
         self.tell();
         if outcome.services >= MANY_SERVICES {

@@ -304,7 +304,7 @@ where
     FrontendKey<A>: bytemuck::Pod + Send,
 {
     let frontends = lock(frontends);
-    for entry in frontends.now().iter() {
+    for entry in frontends.now() {
         let (Raw(key), Raw(frontend)) = entry.map_err(failed("read", frontends.name))?;
         if frontend.kind != Kind::NodePort as u8 {
             found.insert(key.address.into());

@@ -26,7 +26,7 @@ fn open_v6(bpffs: &Path) -> LpmTrie<MapData, [u8; 20], [u8; 16]> {
 /// `PREFIX=ADDRESS` of every entry of a table, in order.
 fn table(bpffs: &Path, table: u32) -> String {
     let mut found: Vec<(IpAddr, u32, IpAddr)> = Vec::new();
-    for entry in open_v4(bpffs).iter() {
+    for entry in &open_v4(bpffs) {
         let (key, value) = entry.unwrap();
         let data = key.data();
         let (number, address) = data.split_at(4);
@@ -35,7 +35,7 @@ fn table(bpffs: &Path, table: u32) -> String {
             found.push((address.into(), key.prefix_len() - 32, value.into()));
         }
     }
-    for entry in open_v6(bpffs).iter() {
+    for entry in &open_v6(bpffs) {
         let (key, value) = entry.unwrap();
         let data = key.data();
         let (number, address) = data.split_at(4);
