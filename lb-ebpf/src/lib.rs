@@ -4,6 +4,7 @@
 #![deny(unsafe_code)]
 
 pub mod checksum;
+pub mod icmp;
 pub mod limit;
 pub mod packet;
 pub mod path;

@@ -20,10 +20,11 @@ mod hooks {
     use aya_ebpf::macros::classifier;
     use aya_ebpf::programs::TcContext;
     use lb_common::{Class, Family as _, Reason, V4, V6};
+    use lb_ebpf::icmp::Icmp;
     use lb_ebpf::path::{self, Outcome};
     use lb_ebpf::tables::Tables;
 
-    use crate::kernel::{Host, World, edit, ethertype, parse, reject, work};
+    use crate::kernel::{Host, World, edit, ethertype, icmp, parse, reject, work};
 
     /// Length of an Ethernet header, in bytes.
     const ETHERNET: u32 = 14;
@@ -64,10 +65,20 @@ mod hooks {
     fn ingress<const L2: u32>(ctx: &TcContext) -> i32 {
         let protocol = ethertype(ctx);
         if protocol == V4::ETHERTYPE {
-            return action::<V4, L2>(ctx, path::request::<V4, World>, path::begin::<V4, World>);
+            return action::<V4, L2>(
+                ctx,
+                true,
+                path::request::<V4, World>,
+                path::begin::<V4, World>,
+            );
         }
         if protocol == V6::ETHERTYPE {
-            return action::<V6, L2>(ctx, path::request::<V6, World>, path::begin::<V6, World>);
+            return action::<V6, L2>(
+                ctx,
+                true,
+                path::request::<V6, World>,
+                path::begin::<V6, World>,
+            );
         }
         TC_ACT_UNSPEC
     }
@@ -78,6 +89,7 @@ mod hooks {
         if protocol == V4::ETHERTYPE {
             return action::<V4, L2>(
                 ctx,
+                false,
                 path::reply::<V4, World>,
                 path::begin_reply::<V4, World>,
             );
@@ -85,6 +97,7 @@ mod hooks {
         if protocol == V6::ETHERTYPE {
             return action::<V6, L2>(
                 ctx,
+                false,
                 path::reply::<V6, World>,
                 path::begin_reply::<V6, World>,
             );
@@ -94,8 +107,9 @@ mod hooks {
 
     /// Parses, decides, carries out.
     #[inline(always)]
-    fn action<F: Host, const L2: u32>(
+    fn action<F: Host + Icmp, const L2: u32>(
         ctx: &TcContext,
+        at_ingress: bool,
         step: impl FnOnce(&mut World, &mut path::Work<F::Addr>) -> Outcome,
         begin: impl FnOnce(&mut World, &mut path::Work<F::Addr>) -> Outcome,
     ) -> i32 {
@@ -103,7 +117,7 @@ mod hooks {
             return TC_ACT_UNSPEC;
         };
         if parse::<F, L2>(ctx, &mut work.packet).is_none() {
-            return TC_ACT_UNSPEC;
+            return icmp::<F>(ctx.skb.skb, L2, at_ingress);
         }
         let mut world = World::new(ctx, L2);
         let mut outcome = step(&mut world, work);

@@ -107,7 +107,7 @@ pub(crate) fn edit<F: Host, const L2: u32>(
 
 /// Both ports as the word that lies in the packet.
 #[inline(always)]
-fn ports(source: u16, destination: u16) -> u32 {
+pub(super) fn ports(source: u16, destination: u16) -> u32 {
     let [s0, s1] = source.to_be_bytes();
     let [d0, d1] = destination.to_be_bytes();
     u32::from_ne_bytes([s0, s1, d0, d1])

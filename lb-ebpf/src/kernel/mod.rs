@@ -5,6 +5,7 @@
 //! **Invariant:** no decision is taken here; the library in `path/` decides.
 
 mod edit;
+mod icmp;
 mod maps;
 mod parse;
 mod reject;
@@ -13,6 +14,7 @@ mod sock;
 mod world;
 
 pub(crate) use edit::edit;
+pub(crate) use icmp::icmp;
 pub(crate) use maps::{Host, work};
 pub(crate) use parse::{ethertype, parse};
 pub(crate) use reject::reject;

@@ -89,18 +89,20 @@ pub(crate) fn reject<F: Host>(skb: *mut __sk_buff, l2: u32) -> i32 {
 #[inline(always)]
 fn answer<F: Host>(skb: *mut __sk_buff, l2: u32, packet: &Packet<F::Addr>) -> Result<(), Failed> {
     let l4 = packet.l4;
-    let mut network = zeroed::<NETWORK_WORDS>();
+    let mut network = MaybeUninit::uninit();
+    let network = zeroed::<NETWORK_WORDS>(&mut network);
     // VERIFIER: a length that it knows neither the least nor the most of is refused.
     if l4 < 20 || l4 > NETWORK_WORDS as u32 * 4 {
         return Err(Failed);
     }
-    load(skb, l2, &mut network, l4)?;
-    let mut transport = zeroed::<TRANSPORT_WORDS>();
+    load(skb, l2, network, l4)?;
+    let mut transport = MaybeUninit::uninit();
+    let transport = zeroed::<TRANSPORT_WORDS>(&mut transport);
     let quoted = if packet.proto == proto::TCP {
-        load(skb, l2 + l4, &mut transport, 20)?;
+        load(skb, l2 + l4, transport, 20)?;
         20
     } else {
-        load(skb, l2 + l4, &mut transport, 8)?;
+        load(skb, l2 + l4, transport, 8)?;
         8
     };
 
@@ -123,27 +125,29 @@ fn answer<F: Host>(skb: *mut __sk_buff, l2: u32, packet: &Packet<F::Addr>) -> Re
         u32::from(!u16::from_ne_bytes(field))
     } else {
         // Cutting took the end of the header away, and gave zeros back.
-        store(skb, l2 + l4, &transport, quoted)?;
-        checksum::sum(&transport)
+        store(skb, l2 + l4, transport, quoted)?;
+        checksum::sum(transport)
     };
-    let sum = checksum::add(sum, checksum::sum(&network));
+    let sum = checksum::add(sum, checksum::sum(network));
 
-    let mut macs = zeroed::<3>();
+    let mut macs = MaybeUninit::uninit();
+    let macs = zeroed::<3>(&mut macs);
     if l2 != 0 {
-        load(skb, 0, &mut macs, 12)?;
+        load(skb, 0, macs, 12)?;
     }
     let length = unreachable::header_length::<F>();
     // SAFETY: the context is valid; the helper checks the rest.
     if unsafe { bpf_skb_adjust_room(skb, length.cast_signed(), ROOM_MAC, 0) } != 0 {
         return Err(Failed);
     }
-    let mut headers = zeroed::<HEADER_WORDS>();
-    unreachable::write_headers::<F>(packet, l4 + quoted, sum, &mut headers);
-    store(skb, l2, &headers, length)?;
+    let mut headers = MaybeUninit::uninit();
+    let headers = zeroed::<HEADER_WORDS>(&mut headers);
+    unreachable::write_headers::<F>(packet, l4 + quoted, sum, headers);
+    store(skb, l2, headers, length)?;
     if l2 != 0 {
-        swap_halves(&mut macs);
+        swap_halves(macs);
         // Link-layer headers are no part of the sum that the device may have computed.
-        store_plainly(skb, 0, &macs, 12, 0)?;
+        store_plainly(skb, 0, macs, 12, 0)?;
     }
     Ok(())
 }
@@ -179,11 +183,10 @@ fn swap_halves(macs: &mut [u32; 3]) {
     macs[2] = u32::from_ne_bytes([d2, d3, d4, d5]);
 }
 
-/// Words of zero, written one by one: the compiler for BPF would call `memset`, which writes
+/// Zeroes words in place, one by one: the compiler for BPF would call `memset`, which writes
 /// single bytes in a loop.
 #[inline(always)]
-fn zeroed<const N: usize>() -> [u32; N] {
-    let mut words = MaybeUninit::<[u32; N]>::uninit();
+fn zeroed<const N: usize>(words: &mut MaybeUninit<[u32; N]>) -> &mut [u32; N] {
     let first = words.as_mut_ptr().cast::<u32>();
     let mut index = 0;
     while index < N {
@@ -192,7 +195,7 @@ fn zeroed<const N: usize>() -> [u32; N] {
         index += 1;
     }
     // SAFETY: every word has been written.
-    unsafe { words.assume_init() }
+    unsafe { words.assume_init_mut() }
 }
 
 #[inline(always)]

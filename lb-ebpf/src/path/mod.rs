@@ -7,6 +7,7 @@
 
 mod affinity;
 mod flow;
+mod icmp;
 mod masquerade;
 mod open;
 mod promote;
@@ -16,6 +17,7 @@ mod select;
 #[cfg(test)]
 mod tests;
 
+pub use icmp::{icmp, is_from_or_for_the_peer};
 pub use masquerade::begin_reply;
 pub use open::begin;
 pub use reply::reply;

@@ -19,4 +19,6 @@ mod inspect;
 mod lifecycle;
 mod load;
 mod not_ours;
+mod path_mtu;
+mod reject;
 mod updates;

@@ -9,6 +9,7 @@
 mod admission;
 mod collisions;
 mod flows;
+mod icmp;
 mod model;
 mod nat;
 mod properties;
