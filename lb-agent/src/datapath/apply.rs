@@ -5,11 +5,13 @@
 //! **Invariant:** one write is one bpf(2) call, or one for each of two maps while one takes the
 //! place of the other, and decides nothing; their order is `crate::diff`'s.
 
+use std::collections::BTreeSet;
 use std::io;
 
 use aya::maps::MapError;
 use lb_common::abi::{Backend, FrontendKey, SourceRange, names};
 
+use super::error::DatapathError;
 use super::maps::{FamilyMaps, Hash, KernelTables, MapFamily, Raw};
 use super::written::{Shared, Store, WriteError, lock};
 use crate::model::tables::{Op, TableOp};
@@ -43,6 +45,21 @@ impl Tables for KernelTables {
             Op::V6(op) => self.v6.holds(op),
             Op::PutSlot(key, id) => holds(&self.slots, key, Some(id)),
             Op::DeleteSlot(key) => holds(&self.slots, key, None),
+        }
+    }
+
+    fn forget_services(&mut self, services: &[u32]) {
+        for service in services {
+            if let Err(error) = self.counters.remove(*service) {
+                warn_of_counters(&error);
+                return;
+            }
+        }
+    }
+
+    fn keep_services(&mut self, services: &BTreeSet<u32>) {
+        if let Err(error) = self.counters.retain(services) {
+            warn_of_counters(&error);
         }
     }
 
@@ -98,6 +115,11 @@ where
             TableOp::DeleteSourceRange(key) => holds(&self.ranges, key, None),
         }
     }
+}
+
+/// Counters that stay are wrong for the next user of the id, and for nothing else.
+fn warn_of_counters(error: &DatapathError) {
+    tracing::warn!(error = crate::error_chain(error), "remove counters");
 }
 
 fn walk<K: bytemuck::Pod + Send, V: bytemuck::Pod + Send>(

@@ -19,6 +19,7 @@ use lb_common::abi::{
 use lb_common::{Family, Reason, V4, V6};
 
 use super::batch::Batches;
+use super::counters::ServiceCounters;
 use super::error::DatapathError;
 use super::grow::Caller;
 use super::pins::Pins;
@@ -239,6 +240,7 @@ pub struct KernelTables {
     /// Who makes full maps larger; nobody without a running agent.
     pub(super) grower: Option<Caller>,
     reasons: PerCpuArray<MapData, u64>,
+    pub(super) counters: ServiceCounters,
 }
 
 impl KernelTables {
@@ -258,6 +260,7 @@ impl KernelTables {
             slots: open_written(pins, names::SLOTS)?,
             grower: None,
             reasons,
+            counters: ServiceCounters::open(pins)?,
         })
     }
 
@@ -301,7 +304,7 @@ where
     FrontendKey<A>: bytemuck::Pod + Send,
 {
     let frontends = lock(frontends);
-    for entry in frontends.now().iter() {
+    for entry in frontends.now() {
         let (Raw(key), Raw(frontend)) = entry.map_err(failed("read", frontends.name))?;
         if frontend.kind != Kind::NodePort as u8 {
             found.insert(key.address.into());
