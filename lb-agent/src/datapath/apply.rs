@@ -19,12 +19,23 @@ use crate::tables::{ApplyError, DumpError, Tables};
 
 impl Tables for KernelTables {
     fn apply(&mut self, op: &Op) -> Result<(), ApplyError> {
+        let concerned = match op {
+            Op::V4(write) => self.v4.concerned(write),
+            Op::V6(write) => self.v6.concerned(write),
+            Op::PutSlot(..) | Op::DeleteSlot(_) => [None, None],
+        };
         let written = match op {
             Op::V4(write) => self.v4.apply(write),
             Op::V6(write) => self.v6.apply(write),
             Op::PutSlot(key, backend) => lock(&self.slots).put(key, *backend),
             Op::DeleteSlot(key) => lock(&self.slots).delete(key),
         };
+        // ORDER: after the write, and also after one that failed: nobody knows how far it came.
+        for service in concerned.into_iter().flatten() {
+            self.versions
+                .raise(service)
+                .map_err(|error| ApplyError::io(op, into_io(error)))?;
+        }
         written.map_err(|error| match error {
             WriteError::Full(limit, growth) => ApplyError::full(op, limit, growth),
             WriteError::Refused(error) => ApplyError::io(op, into_io(error)),
@@ -50,7 +61,7 @@ impl Tables for KernelTables {
 
     fn forget_services(&mut self, services: &[u32]) {
         for service in services {
-            if let Err(error) = self.counters.remove(*service) {
+            if let Err(error) = self.counters.clear(*service) {
                 warn_of_counters(&error);
                 return;
             }
@@ -86,6 +97,28 @@ where
             TableOp::PutSourceRange(key) => lock(&self.ranges).put(key, ()),
             TableOp::DeleteSourceRange(key) => lock(&self.ranges).delete(key),
         }
+    }
+
+    /// The services whose flows of UDP must look at frontend and backend again after this write: the
+    /// one that the entry was of, and the one that it is of. An entry that cannot be read is as one
+    /// that is not there.
+    fn concerned(&self, op: &TableOp<A>) -> [Option<u32>; 2] {
+        let frontend = |key| {
+            let before = lock(&self.frontends).now().replaced(key);
+            before.ok().flatten().map(|before| before.service)
+        };
+        let backend = |id| {
+            let before = lock(&self.backends).now().replaced(id);
+            before.ok().flatten().map(|before| before.service)
+        };
+        let (before, after) = match op {
+            TableOp::PutFrontend(key, value) => (frontend(key), Some(value.service)),
+            TableOp::DeleteFrontend(key) => (frontend(key), None),
+            TableOp::PutBackend(id, value) => (backend(id), Some(value.service)),
+            TableOp::DeleteBackend(id) => (backend(id), None),
+            TableOp::PutSourceRange(_) | TableOp::DeleteSourceRange(_) => (None, None),
+        };
+        [before.filter(|before| Some(*before) != after), after]
     }
 
     fn walk<F: MapFamily<Addr = A>>(

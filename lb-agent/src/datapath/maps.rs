@@ -23,6 +23,7 @@ use super::counters::ServiceCounters;
 use super::error::DatapathError;
 use super::grow::Caller;
 use super::pins::Pins;
+use super::versions::Versions;
 use super::written::{Grow, Shared, Store, Written, lock};
 
 /// A key or value as the kernel sees it.
@@ -241,6 +242,7 @@ pub struct KernelTables {
     pub(super) grower: Option<Caller>,
     reasons: PerCpuArray<MapData, u64>,
     pub(super) counters: ServiceCounters,
+    pub(super) versions: Versions,
 }
 
 impl KernelTables {
@@ -261,6 +263,7 @@ impl KernelTables {
             grower: None,
             reasons,
             counters: ServiceCounters::open(pins)?,
+            versions: Versions::open(pins)?,
         })
     }
 

@@ -30,6 +30,7 @@ mod prefixes;
 mod shapes;
 mod sizes;
 mod sweep;
+mod versions;
 mod view;
 mod written;
 
