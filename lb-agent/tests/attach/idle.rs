@@ -73,7 +73,7 @@ fn flows_that_are_idle_and_not_ended_stay_and_cost_little() {
         wait_until("two passes", || begin.elapsed() > Duration::from_secs(6));
         let ticks = sweeper_ticks().unwrap();
         eprintln!(
-            "{FLOWS} idle flows: {} ms in two or three passes",
+            "{FLOWS} idle flows: {} ms in two passes",
             ticks * 10
         );
         assert!(ticks < 60, "{ticks} ticks");
