@@ -24,6 +24,12 @@ impl Tables for KernelTables {
             Op::V6(write) => self.v6.concerned(write),
             Op::PutSlot(..) | Op::DeleteSlot(_) => [None, None],
         };
+        // ORDER: before the frontend, which no packet finds without it.
+        if let Some((port, proto)) = port_of(op) {
+            self.ports
+                .add(port, proto)
+                .map_err(|error| ApplyError::io(op, into_io(error)))?;
+        }
         let written = match op {
             Op::V4(write) => self.v4.apply(write),
             Op::V6(write) => self.v6.apply(write),
@@ -147,6 +153,15 @@ where
             TableOp::PutSourceRange(key) => holds(&self.ranges, key, Some(&())),
             TableOp::DeleteSourceRange(key) => holds(&self.ranges, key, None),
         }
+    }
+}
+
+/// Port and protocol of the frontend that a write makes.
+fn port_of(op: &Op) -> Option<(u16, u8)> {
+    match op {
+        Op::V4(TableOp::PutFrontend(key, _)) => Some((key.port, key.proto)),
+        Op::V6(TableOp::PutFrontend(key, _)) => Some((key.port, key.proto)),
+        _ => None,
     }
 }
 

@@ -23,6 +23,7 @@ use super::counters::ServiceCounters;
 use super::error::DatapathError;
 use super::grow::Caller;
 use super::pins::Pins;
+use super::port_set::FrontendPorts;
 use super::versions::Versions;
 use super::written::{Grow, Shared, Store, Written, lock};
 
@@ -243,6 +244,7 @@ pub struct KernelTables {
     reasons: PerCpuArray<MapData, u64>,
     pub(super) counters: ServiceCounters,
     pub(super) versions: Versions,
+    pub(super) ports: FrontendPorts,
 }
 
 impl KernelTables {
@@ -264,6 +266,7 @@ impl KernelTables {
             reasons,
             counters: ServiceCounters::open(pins)?,
             versions: Versions::open(pins)?,
+            ports: FrontendPorts::open(pins)?,
         })
     }
 

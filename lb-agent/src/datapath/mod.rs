@@ -25,6 +25,7 @@ mod maps;
 mod masquerade;
 mod netlink;
 mod pins;
+mod port_set;
 mod ports;
 mod prefixes;
 mod shapes;

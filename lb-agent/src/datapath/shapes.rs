@@ -9,8 +9,8 @@ use aya::maps::{MapInfo, MapType};
 use lb_common::Reason;
 use lb_common::abi::{
     Affinity, AffinityKey, Backend, Conn, ConnKey, Cursor, Fragment, FragmentKey, Frontend,
-    FrontendKey, Iface, PrefixKey, Recent, ServiceStats, SlotKey, SourceRangeKey, VERSIONS, limits,
-    names,
+    FrontendKey, Iface, PortSet, PrefixKey, Recent, ServiceStats, SlotKey, SourceRangeKey,
+    VERSIONS, limits, names,
 };
 
 use super::sizes::{Size, Sizes};
@@ -147,6 +147,7 @@ pub(super) fn shapes(chosen: Chosen, sizes: &Sizes) -> Vec<Shape> {
         Shape::prefixes::<V6>(names::PREFIXES_V6),
         Shape::new::<u32, ServiceStats>(names::SERVICE_STATS, MapType::Array, services),
         Shape::new::<u32, u32>(names::VERSIONS, MapType::Array, Entries::Exactly(VERSIONS)),
+        Shape::new::<u32, PortSet>(names::FRONTEND_PORTS, MapType::Array, Entries::Exactly(1)),
         Shape::new::<u32, Recent>(names::RECENT, MapType::Array, Entries::Exactly(1)),
         Shape::ranges::<V4>(names::SRC_RANGES_V4, sizes.source_ranges),
         Shape::ranges::<V6>(names::SRC_RANGES_V6, sizes.source_ranges),

@@ -72,10 +72,7 @@ fn flows_that_are_idle_and_not_ended_stay_and_cost_little() {
         // The first pass begins after a second, the second one two seconds after that.
         wait_until("two passes", || begin.elapsed() > Duration::from_secs(6));
         let ticks = sweeper_ticks().unwrap();
-        eprintln!(
-            "{FLOWS} idle flows: {} ms in two passes",
-            ticks * 10
-        );
+        eprintln!("{FLOWS} idle flows: {} ms in two passes", ticks * 10);
         assert!(ticks < 60, "{ticks} ticks");
         assert_eq!(agent.stop().swept, 0);
         assert_eq!(map.keys().count(), 2 * usize::try_from(FLOWS).unwrap());

@@ -11,6 +11,7 @@ mod conn;
 mod fragment;
 mod frontend;
 mod iface;
+mod port_set;
 mod prefix;
 mod recent;
 mod slot;
@@ -26,6 +27,7 @@ pub use conn::{
 pub use fragment::{Fragment, FragmentKey};
 pub use frontend::{Algorithm, Frontend, FrontendFlags, FrontendKey, Kind, Policy, Scope};
 pub use iface::{Iface, IfaceFlags};
+pub use port_set::PortSet;
 pub use prefix::{PREFIX_TABLE_BITS, Prefix, PrefixKey, PrefixTable};
 pub use recent::{RECENT, Recent};
 pub use slot::{List, SlotKey};
@@ -84,6 +86,8 @@ pub mod names {
     pub const VERSIONS: &str = "VERSIONS";
     /// Tuples that may be of half-open flows.
     pub const RECENT: &str = "RECENT";
+    /// Ports that frontends have.
+    pub const FRONTEND_PORTS: &str = "FRONTEND_PORTS";
     /// Managed devices by index.
     pub const IFACES: &str = "IFACES";
     /// Counters by reason.
@@ -111,6 +115,7 @@ pub mod names {
         SERVICE_STATS,
         VERSIONS,
         RECENT,
+        FRONTEND_PORTS,
         IFACES,
         REASONS,
     ];

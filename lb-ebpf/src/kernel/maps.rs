@@ -9,7 +9,7 @@ use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use aya_ebpf::macros::btf_map;
 use lb_common::abi::{
     self, Affinity, AffinityKey, Backend, Conn, ConnKey, Cursor, Fragment, FragmentKey, Frontend,
-    FrontendKey, Iface, Prefix, Recent, ServiceStats, SlotKey, SourceRange, limits,
+    FrontendKey, Iface, PortSet, Prefix, Recent, ServiceStats, SlotKey, SourceRange, limits,
 };
 use lb_common::{Reason, V4, V6};
 use lb_ebpf::limit::Bucket;
@@ -71,6 +71,8 @@ static FRAGMENTS_V6: Fragments<[u8; 16]> = LruHashMap::new();
 pub(super) static SERVICE_STATS: Stats = Array::new();
 #[btf_map]
 pub(super) static VERSIONS: Array<u32, { abi::VERSIONS as usize }> = Array::new();
+#[btf_map]
+pub(super) static FRONTEND_PORTS: Array<PortSet, 1> = Array::new();
 #[btf_map]
 pub(super) static RECENT: Array<Recent, 1> = Array::new();
 #[btf_map]

@@ -13,13 +13,15 @@ use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_jiffies64};
 use aya_ebpf::programs::TcContext;
 use lb_common::abi::{
     Affinity, AffinityKey, Backend, Conn, ConnKey, Cursor, Direction, Frontend, FrontendKey, Hop,
-    Iface, IfaceFlags, PREFIX_TABLE_BITS, Prefix, PrefixTable, RECENT as RECENT_STAMPS,
+    Iface, IfaceFlags, PREFIX_TABLE_BITS, PortSet, Prefix, PrefixTable, RECENT as RECENT_STAMPS,
     SOURCE_RANGE_SERVICE_BITS, SlotKey, SourceRange, version_index,
 };
 use lb_common::{Address as _, Reason};
 use lb_ebpf::tables::{Dialled, InsertError, NextHop, Table, Tables};
 
-use super::maps::{CURSORS, IFACES, REASONS, RECENT, SERVICE_STATS, SLOTS, VERSIONS};
+use super::maps::{
+    CURSORS, FRONTEND_PORTS, IFACES, REASONS, RECENT, SERVICE_STATS, SLOTS, VERSIONS,
+};
 use super::{Host, settings};
 
 const E_EXIST: i32 = -17;
@@ -102,6 +104,9 @@ fn entry<F: Host>(table: Table, key: &ConnKey<F::Addr>) -> Option<*mut Conn<F::A
 impl<F: Host> Tables<F> for World {
     #[inline(always)]
     fn frontend(&self, key: &FrontendKey<F::Addr>) -> Option<&Frontend> {
+        if !is_frontend_port(key.port, key.proto) {
+            return None;
+        }
         // SAFETY: written by the agent only, which replaces elements as a whole.
         unsafe { F::frontends().get(key) }
     }
@@ -387,6 +392,19 @@ impl<F: Host> Tables<F> for World {
     }
 }
 
+/// False when no frontend has this port.
+#[inline(always)]
+fn is_frontend_port(port: u16, number: u8) -> bool {
+    let Some(set) = FRONTEND_PORTS.get_ptr(0) else {
+        return true;
+    };
+    let (row, word, bit) = PortSet::place(port, number);
+    // SAFETY: within the bits, for every port; an aligned word, read volatile because the agent
+    // writes it while programs run.
+    let word = unsafe { ptr::read_volatile((&raw const (*set).bits[row]).cast::<u32>().add(word)) };
+    word & bit != 0
+}
+
 /// Time in the units of `RECENT`, never 0.
 #[inline(always)]
 fn stamp_of(now: u32) -> u16 {
@@ -453,8 +471,11 @@ fn may_be_half_open<A: lb_common::Address>(key: &ConnKey<A>) -> bool {
     };
     // SAFETY: as above.
     let stamp = unsafe { ptr::read_volatile(stamp) };
+    if stamp == 0 {
+        return false;
+    }
     let age = stamp_of(jiffies()).wrapping_sub(stamp);
-    stamp != 0 && u32::from(age) <= (HALF_OPEN_SECS * ticks() >> STAMP_SHIFT) + 1
+    u32::from(age) <= (HALF_OPEN_SECS * ticks() >> STAMP_SHIFT) + 1
 }
 
 /// Whether one of the service's source ranges holds the source.

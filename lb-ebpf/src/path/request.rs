@@ -80,11 +80,7 @@ fn datagram<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>) -
     let mut version = 0;
     if found {
         if work.conn.action == Action::UndoSnat as u8 {
-            return if flow::is_stray(tables, work) {
-                Step::Leave
-            } else {
-                Step::Apply
-            };
+            return reply_or_stray(tables, work);
         }
         // ORDER: before the tables that it stands for.
         version = tables.version(work.conn.service);
@@ -104,6 +100,16 @@ fn datagram<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>) -
     }
     tables.set_validated(work.table, &work.key, version);
     Step::Apply
+}
+
+/// A reply to a masqueraded request, whose entry is in `work.conn`.
+#[inline(always)]
+fn reply_or_stray<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>) -> Step {
+    if flow::is_stray(tables, work) {
+        Step::Leave
+    } else {
+        Step::Apply
+    }
 }
 
 /// A packet that opens a connection.
@@ -210,7 +216,7 @@ fn has_reply<F: Family, T: Tables<F>>(tables: &T, work: &mut Work<F::Addr>) -> b
 /// reply will have: then its source port must change.
 ///
 /// `found` says that `work.conn` holds an entry of the packet's own tuple. Costs one lookup, and a
-/// second one while a half-open flow may have the tuple.
+/// second one when a half-open flow may have the tuple.
 #[inline(always)]
 fn direct<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>, found: bool) -> Step {
     let packet = &work.packet;

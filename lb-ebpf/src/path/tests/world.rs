@@ -70,6 +70,7 @@ pub(super) struct World<F: Made> {
     /// By table, then by address; none stands for all others.
     pub(super) prefixes: BTreeMap<u32, BTreeMap<Option<F::Addr>, F::Addr>>,
     pub(super) from_pod: bool,
+    /// 0: flows of UDP look at their tables each time.
     pub(super) version: u32,
     pub(super) device: u32,
     pub(super) marked: bool,
@@ -103,7 +104,7 @@ impl<F: Made> World<F> {
             admitted: BTreeSet::new(),
             prefixes: BTreeMap::new(),
             from_pod: true,
-            version: 1,
+            version: 0,
             device: 1,
             marked: false,
             by_mark: false,
