@@ -56,7 +56,7 @@ const HOOKS: &str = "  chain nat-prerouting {
     ct state new jump cluster-address-check
   }
   chain filter-output {
-    type filter hook output priority dstnat - 10; policy accept;
+    type filter hook output priority -110; policy accept;
     ct state new jump firewall-check
   }
   chain services {

@@ -99,7 +99,10 @@ impl Stage {
     pub(super) fn setups(&self, services: u32) -> Result<Vec<Setup>, LabError> {
         let setups = self.stalls.iter().map(|stall| {
             let took = stall.installed.as_ref().map(|installed| installed.took);
-            let entries = stall.node.netns().read_sysctl("netfilter/nf_conntrack_count");
+            let entries = stall
+                .node
+                .netns()
+                .read_sysctl("netfilter/nf_conntrack_count");
             // A kernel may have no conntrack.
             let entries = entries.ok().and_then(|count| count.parse().ok());
             if stall.contestant == Contestant::Clean && entries.is_some_and(|count: u64| count > 0)
