@@ -166,8 +166,9 @@ fn assert_connections(case: &Value) {
     assert!(number(case, "ratioToFloor") > 0.0, "{case}");
     assert!(number(case, "perSecond") > 0.0, "{case}");
     assert_eq!(case["roundsNs"].as_array().unwrap().len(), 2);
-    let is_clean = name.contains("/clean/");
-    assert_eq!(number(case, "ratioToSameWay") == 1.0, is_clean, "{case}");
+    if name.contains("/clean/") {
+        assert_eq!(case["ratioToSameWay"], 1.0, "{case}");
+    }
 }
 
 /// Until node ports are served from outside, these lead nowhere, and the bench says so.
@@ -189,7 +190,7 @@ fn connections_lead_through_every_contestant_and_none_fails() {
     let report: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
     assert!(number(&report, "floorNs") > 0.0, "{report}");
     let cases = report["cases"].as_array().unwrap();
-    assert_eq!(cases.len(), 2 + 5 * 5);
+    assert_eq!(cases.len(), 2 + 6 * 5);
     cases.iter().for_each(assert_connections);
     let names: BTreeSet<_> = cases.iter().map(|case| case["name"].as_str()).collect();
     assert_eq!(names.len(), cases.len());

@@ -35,6 +35,8 @@ pub(super) enum Contestant {
     /// `lb-agent`, beside the rules of a CNI plugin, which switch conntrack on.
     OursBesideCni,
     Nftables,
+    /// The same beside the rules of a CNI plugin.
+    NftablesBesideCni,
     IptablesLegacy,
     IptablesNft,
 }
@@ -54,11 +56,12 @@ pub(super) enum Way {
 }
 
 impl Contestant {
-    pub(super) const ALL: [Self; 6] = [
+    pub(super) const ALL: [Self; 7] = [
         Self::Clean,
         Self::Ours,
         Self::OursBesideCni,
         Self::Nftables,
+        Self::NftablesBesideCni,
         Self::IptablesLegacy,
         Self::IptablesNft,
     ];
@@ -70,17 +73,20 @@ impl Contestant {
             Self::Ours => "ours",
             Self::OursBesideCni => "ours-cni",
             Self::Nftables => "nftables",
+            Self::NftablesBesideCni => "nftables-cni",
             Self::IptablesLegacy => "iptables-legacy",
             Self::IptablesNft => "iptables-nft",
         }
     }
 
-    /// Whether it is a rule set of kube-proxy's shape.
-    pub(super) const fn is_peer(self) -> bool {
-        matches!(
-            self,
-            Self::Nftables | Self::IptablesLegacy | Self::IptablesNft
-        )
+    /// Who of ours is compared with it, if it is a rule set of kube-proxy's shape: who has the same
+    /// beside it.
+    pub(super) const fn rival(self) -> Option<Self> {
+        match self {
+            Self::Clean | Self::Ours | Self::OursBesideCni => None,
+            Self::Nftables | Self::IptablesLegacy | Self::IptablesNft => Some(Self::Ours),
+            Self::NftablesBesideCni => Some(Self::OursBesideCni),
+        }
     }
 
     pub(super) const fn ways(self) -> &'static [Way] {
@@ -89,6 +95,7 @@ impl Contestant {
             Self::Ours
             | Self::OursBesideCni
             | Self::Nftables
+            | Self::NftablesBesideCni
             | Self::IptablesLegacy
             | Self::IptablesNft => &Way::ALL,
         }
@@ -155,14 +162,18 @@ pub(super) fn install(
     let addresses: Vec<_> = pods.iter().map(|pod| pod.v4()).collect();
     let services = services::generate(services, &addresses);
     let (start, mut running) = (Instant::now(), None);
+    if matches!(
+        contestant,
+        Contestant::OursBesideCni | Contestant::NftablesBesideCni
+    ) {
+        rules::install_these(node, &NodeSettings::default())?;
+    }
     match contestant {
         Contestant::Clean => {}
-        Contestant::Ours => running = Some(start_agent(node, &services, agent)?),
-        Contestant::OursBesideCni => {
-            rules::install_these(node, &NodeSettings::default())?;
+        Contestant::Ours | Contestant::OursBesideCni => {
             running = Some(start_agent(node, &services, agent)?);
         }
-        Contestant::Nftables => {
+        Contestant::Nftables | Contestant::NftablesBesideCni => {
             let text = nftables::ruleset(&services, node);
             load(node, "nft", &["-f", "-"], &text)?;
         }

@@ -144,7 +144,7 @@ impl Stall {
         } else {
             match contestant::install(contestant, node, &pods, services, &options.agent) {
                 // Without us there is nothing to measure; a peer may not be had everywhere.
-                Err(error) if !contestant.is_peer() => return Err(error),
+                Err(error) if contestant.rival().is_none() => return Err(error),
                 installed => installed.map_err(|error| with_causes(&error)),
             }
         };

@@ -97,7 +97,7 @@ impl Report {
             .iter()
             .find(is_its)
             .and_then(|setup| setup.millis);
-        row.push(millis.map_or_else(String::new, |millis| format!("{:.1} s", millis / 1e3)));
+        row.push(millis.map_or_else(String::new, |millis| format!("{:.2} s", millis / 1e3)));
         row
     }
 

@@ -52,11 +52,12 @@ pub(super) fn judge(cases: &[Measured]) -> Vec<Target> {
     }
     for services in sizes {
         for way in [Way::First, Way::Last, Way::NodePort] {
-            let peers = cases.iter().filter(|case| {
-                case.services == services && case.way == way && case.contestant.is_peer()
-            });
-            let ours = of(services, Contestant::Ours, way);
-            targets.extend(peers.filter_map(|peer| beside(ours, peer)));
+            let peers = cases.iter();
+            let peers = peers.filter(|case| case.services == services && case.way == way);
+            targets.extend(peers.filter_map(|peer| {
+                let rival = peer.contestant.rival()?;
+                beside(rival, of(services, rival, way), peer)
+            }));
         }
     }
     targets
@@ -74,14 +75,15 @@ fn failures(cases: &[Measured]) -> Target {
 }
 
 /// Ours by a peer's; none where the peer was not measured.
-fn beside(ours: Option<&Measured>, peer: &Measured) -> Option<Target> {
+fn beside(rival: Contestant, ours: Option<&Measured>, peer: &Measured) -> Option<Target> {
     let over_clean = peer.ratio_to_same_way?;
     let ratio = ratio(ours, Some(peer));
     Some(Target {
         name: format!(
-            "{} of {} Services, ours by {}",
+            "{} of {} Services, {} by {}",
             peer.way.name(),
             peer.services,
+            rival.name(),
             peer.contestant.name()
         ),
         wanted: format!("< 1 ({over_clean:.2} of the clean router)"),
