@@ -201,7 +201,7 @@ fn start_agent(node: &Node, services: &[Service], binary: &Path) -> Result<Agent
 
 /// Gives a program a rule set; an error shows what the program said, not the megabytes it was given.
 fn load(node: &Node, tool: &str, words: &[&str], text: &str) -> Result<(), LabError> {
-    let loaded = run::feed(node.netns().command(tool)?.args(words), text);
+    let loaded = run::feed(node.command(tool)?.args(words), text);
     let Err(mut error) = loaded else {
         return Ok(());
     };

@@ -117,8 +117,11 @@ impl Report {
             let Some(error) = &case.error else { continue };
             let known = |reason: &String| reason.ends_with(error.as_str());
             if !reasons[..of_setups].iter().any(known) {
-                let failed = case.failed;
-                reasons.push(format!("{}: {failed} failed: {error}", case.name));
+                let failed = match case.failed {
+                    0 => String::new(),
+                    failed => format!("{failed} failed: "),
+                };
+                reasons.push(format!("{}: {failed}{error}", case.name));
             }
         }
         reasons
