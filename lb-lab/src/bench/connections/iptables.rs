@@ -4,7 +4,8 @@
 //! A chain with one rule for each Service is gone through from the top; the Service's chain draws an
 //! endpoint by probabilities, whose chain translates. Node ports come after all Services.
 //! **Invariant:** what is written is the whole of two tables for an empty namespace, and only shape
-//! is taken over: the words are our own. Comments are left out. Read next: `nftables`.
+//! is taken over: the words are our own. Comments are where kube-proxy has them in a large cluster
+//! too: they make the rules that are gone through several times as large. Read next: `nftables`.
 
 use std::fmt::Write as _;
 
@@ -22,14 +23,21 @@ pub(super) fn tables(services: &[Service]) -> String {
         let name = format!("KUBE-SVC-{:016}", service.index);
         let (address, port) = (service.cluster.ip(), service.cluster.port());
         let matched = format!("-d {address}/32 -p tcp -m tcp --dport {port}");
+        let comment = format!(
+            "-m comment --comment \"default/svc-{}:line\"",
+            service.index
+        );
         line!(chains, ":{name} - [0:0]");
-        line!(to_services, "-A KUBE-SERVICES {matched} -j {name}");
+        line!(
+            to_services,
+            "-A KUBE-SERVICES {comment} {matched} -j {name}"
+        );
         if let Some(node_port) = service.node_port {
             let external = format!("KUBE-EXT-{:016}", service.index);
             line!(chains, ":{external} - [0:0]");
             line!(
                 to_node_ports,
-                "-A KUBE-NODEPORTS -p tcp -m tcp --dport {node_port} -j {external}"
+                "-A KUBE-NODEPORTS {comment} -p tcp -m tcp --dport {node_port} -j {external}"
             );
             line!(
                 rules,
@@ -129,10 +137,10 @@ mod tests {
     fn services_are_in_order_and_node_ports_behind_them() {
         let text = tables(&four());
         let at = |wanted: &str| text.find(wanted).unwrap_or_else(|| panic!("{wanted}"));
-        let first = at("-A KUBE-SERVICES -d 10.96.0.10/32");
-        let last = at("-A KUBE-SERVICES -d 10.96.0.13/32");
+        let first = at("svc-0:line\" -d 10.96.0.10/32");
+        let last = at("svc-3:line\" -d 10.96.0.13/32");
         assert!(first < last && last < at("--dst-type LOCAL"));
-        assert_eq!(text.matches("-A KUBE-NODEPORTS -p").count(), 2);
+        assert_eq!(text.matches("-A KUBE-NODEPORTS -m").count(), 2);
         assert_eq!(text.matches("--probability 0.3333333333").count(), 4);
         assert_eq!(text.matches("--probability 0.5000000000").count(), 4);
         assert_eq!(
