@@ -51,7 +51,7 @@ struct Control {
 /// Shows a table and writes target/bench/connections.json.
 #[derive(clap::Args)]
 struct Connections {
-    /// Half a minute instead of seven: fewer and shorter rounds, no 10,000 Services
+    /// A minute instead of ten: fewer and shorter rounds, no 10,000 Services
     #[arg(long)]
     quick: bool,
     /// Numbers of Services, one lab each [default: 10,1000,10000]

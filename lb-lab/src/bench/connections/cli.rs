@@ -30,7 +30,7 @@ pub(in crate::bench) struct Connections {
     /// The processor of all clients and servers [default: the last one]
     #[arg(long)]
     cpu: Option<usize>,
-    /// Half a minute instead of seven: fewer and shorter rounds, no 10,000 Services
+    /// A minute instead of ten: fewer and shorter rounds, no 10,000 Services
     #[arg(long)]
     quick: bool,
     /// Also write the numbers to this file, as JSON
