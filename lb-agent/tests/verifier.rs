@@ -52,6 +52,9 @@ fn every_program_loads_and_stays_within_its_budget() {
         return;
     }
     let measured = chain::programs(OBJECT).expect("the object's stack can be followed");
+    for (name, program) in &measured {
+        say(&format!("{name}: frames {:?}", program.frames));
+    }
     let mut ebpf = open();
     let loaded = load(&mut ebpf);
     let names: Vec<_> = loaded.iter().map(|program| &program.name).collect();

@@ -11,6 +11,8 @@ pub enum Class {
     Pass,
     /// The packet is dropped.
     Drop,
+    /// The packet is dropped and its sender is told that the port is unreachable.
+    Reject,
     /// Nothing happens to a packet; the event itself is worth counting.
     Note,
 }
@@ -42,7 +44,7 @@ macro_rules! reasons {
 
 reasons! {
     /// The frontend exists and has no backend that may get traffic.
-    NoBackend = 0, "no-backend", Drop;
+    NoBackend = 0, "no-backend", Reject;
     /// The slot or backend that the frontend named was missing twice in a row.
     TableMiss = 1, "table-miss", Drop;
     /// The connection table had no room for a new flow.
@@ -63,6 +65,28 @@ reasons! {
     Reselected = 9, "reselected", Note;
     /// Two packets of one new flow raced; the first one's backend was kept.
     InsertRace = 10, "insert-race", Note;
+    /// The source is in none of the ranges that a load balancer's address admits.
+    SourceRange = 11, "source-range", Drop;
+    /// The device that a packet to be masqueraded leaves by has no address for it.
+    NoMasqueradeAddress = 12, "no-masquerade-address", Drop;
+    /// No port of the masquerade address was free towards the backend.
+    NoMasqueradePort = 13, "no-masquerade-port", Drop;
+    /// A packet that ingress marked came to egress without its mark; it was masqueraded.
+    MarkLost = 14, "mark-lost", Note;
+    /// An ICMP redirect about a translated flow, which would teach its receiver a wrong way.
+    Redirect = 15, "icmp-redirect", Drop;
+    /// An ICMP error about a translated flow was translated as well.
+    IcmpError = 16, "icmp-error", Note;
+    /// A client was not told of a refusal because too many had been told just before.
+    RejectLimited = 17, "reject-limited", Note;
+    /// The answer to a refused packet could not be written, so the packet was only dropped.
+    RejectFailed = 18, "reject-failed", Note;
+    /// A reply to a masquerade port whose flow is gone; it was left to the stack.
+    MasqueradeStray = 19, "masquerade-stray", Note;
+    /// A later fragment came before the first one; it was left to the stack.
+    FragmentStray = 20, "fragment-stray", Note;
+    /// A packet of a connection that the table of established flows has no room for.
+    EstablishedFull = 21, "established-full", Drop;
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@
 
 /// Adds with end-around carry.
 #[inline(always)]
-const fn add(sum: u32, word: u32) -> u32 {
+pub const fn add(sum: u32, word: u32) -> u32 {
     let (sum, carry) = sum.overflowing_add(word);
     sum + carry as u32
 }
@@ -27,11 +27,21 @@ pub fn difference(from: &[u32; 4], to: &[u32; 4], words: usize) -> u32 {
     sum
 }
 
-/// The IPv4 header checksum after the header's words changed by `difference`; RFC 1624 eq. 3.
+/// The sum of words.
 #[inline(always)]
-pub fn update(checksum: [u8; 2], difference: u32) -> [u8; 2] {
-    let complement = u32::from(!u16::from_ne_bytes(checksum));
-    let mut sum = add(complement, difference);
+pub const fn sum(words: &[u32]) -> u32 {
+    let mut sum = 0;
+    let mut index = 0;
+    while index < words.len() {
+        sum = add(sum, words[index]);
+        index += 1;
+    }
+    sum
+}
+
+/// The checksum of what sums up to `sum`: the complement of its folding.
+#[inline(always)]
+pub const fn finish(mut sum: u32) -> [u8; 2] {
     sum = (sum & 0xffff) + (sum >> 16);
     sum = (sum & 0xffff) + (sum >> 16);
     #[expect(
@@ -40,6 +50,20 @@ pub fn update(checksum: [u8; 2], difference: u32) -> [u8; 2] {
     )]
     let folded = !(sum as u16);
     folded.to_ne_bytes()
+}
+
+/// The sum to add when a half word `from` becomes `to`, both as they lie in the packet at an even
+/// place.
+#[inline(always)]
+pub const fn difference_of_halves(from: [u8; 2], to: [u8; 2]) -> u32 {
+    !u16::from_ne_bytes(from) as u32 + u16::from_ne_bytes(to) as u32
+}
+
+/// The IPv4 header checksum after the header's words changed by `difference`; RFC 1624 eq. 3.
+#[inline(always)]
+pub fn update(checksum: [u8; 2], difference: u32) -> [u8; 2] {
+    let complement = u32::from(!u16::from_ne_bytes(checksum));
+    finish(add(complement, difference))
 }
 
 #[cfg(test)]

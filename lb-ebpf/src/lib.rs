@@ -4,6 +4,10 @@
 #![deny(unsafe_code)]
 
 pub mod checksum;
+pub mod icmp;
+pub mod limit;
 pub mod packet;
 pub mod path;
+pub mod reset;
 pub mod tables;
+pub mod unreachable;

@@ -20,10 +20,11 @@ mod hooks {
     use aya_ebpf::macros::classifier;
     use aya_ebpf::programs::TcContext;
     use lb_common::{Class, Family as _, Reason, V4, V6};
-    use lb_ebpf::path::{self, Decision, Outcome};
+    use lb_ebpf::icmp::Icmp;
+    use lb_ebpf::path::{self, Outcome};
     use lb_ebpf::tables::Tables;
 
-    use crate::kernel::{Host, World, edit, ethertype, parse, work};
+    use crate::kernel::{Host, World, edit, ethertype, icmp, parse, reject, work};
 
     /// Length of an Ethernet header, in bytes.
     const ETHERNET: u32 = 14;
@@ -56,7 +57,7 @@ mod hooks {
     /// `BPF_PROG_TEST_RUN` only, never attached.
     #[classifier]
     fn lb_clock(ctx: TcContext) -> i32 {
-        let now = Tables::<V4>::now(&World::new(&ctx));
+        let now = Tables::<V4>::now(&World::new(&ctx, 0));
         now.cast_signed()
     }
 
@@ -64,10 +65,20 @@ mod hooks {
     fn ingress<const L2: u32>(ctx: &TcContext) -> i32 {
         let protocol = ethertype(ctx);
         if protocol == V4::ETHERTYPE {
-            return action::<V4, L2>(ctx, path::request::<V4, World>);
+            return action::<V4, L2>(
+                ctx,
+                true,
+                path::request::<V4, World>,
+                path::begin::<V4, World>,
+            );
         }
         if protocol == V6::ETHERTYPE {
-            return action::<V6, L2>(ctx, path::request::<V6, World>);
+            return action::<V6, L2>(
+                ctx,
+                true,
+                path::request::<V6, World>,
+                path::begin::<V6, World>,
+            );
         }
         TC_ACT_UNSPEC
     }
@@ -76,43 +87,59 @@ mod hooks {
     fn egress<const L2: u32>(ctx: &TcContext) -> i32 {
         let protocol = ethertype(ctx);
         if protocol == V4::ETHERTYPE {
-            return action::<V4, L2>(ctx, path::reply::<V4, World>);
+            return action::<V4, L2>(
+                ctx,
+                false,
+                path::reply::<V4, World>,
+                path::begin_reply::<V4, World>,
+            );
         }
         if protocol == V6::ETHERTYPE {
-            return action::<V6, L2>(ctx, path::reply::<V6, World>);
+            return action::<V6, L2>(
+                ctx,
+                false,
+                path::reply::<V6, World>,
+                path::begin_reply::<V6, World>,
+            );
         }
         TC_ACT_UNSPEC
     }
 
     /// Parses, decides, carries out.
     #[inline(always)]
-    fn action<F: Host, const L2: u32>(
+    fn action<F: Host + Icmp, const L2: u32>(
         ctx: &TcContext,
+        at_ingress: bool,
         step: impl FnOnce(&mut World, &mut path::Work<F::Addr>) -> Outcome,
+        begin: impl FnOnce(&mut World, &mut path::Work<F::Addr>) -> Outcome,
     ) -> i32 {
         let Some(work) = work::<F>() else {
             return TC_ACT_UNSPEC;
         };
         if parse::<F, L2>(ctx, &mut work.packet).is_none() {
-            return TC_ACT_UNSPEC;
+            return icmp::<F>(ctx.skb.skb, L2, at_ingress);
         }
-        let mut world = World::new(ctx);
-        let outcome = match step(&mut world, work) {
-            Ok(Decision::Edit) => edit::<F, L2>(ctx, work),
-            other => other,
-        };
+        let mut world = World::new(ctx, L2);
+        let mut outcome = step(&mut world, work);
+        if outcome == Outcome::Begin {
+            outcome = begin(&mut world, work);
+        }
+        if outcome == Outcome::Edit {
+            outcome = edit::<F, L2>(ctx, work).into();
+        }
         match outcome {
-            Ok(_) => TC_ACT_UNSPEC,
-            Err(reason) => refuse::<F>(&mut world, reason),
+            Outcome::Pass | Outcome::Edit | Outcome::Begin => TC_ACT_UNSPEC,
+            Outcome::Refused(reason) => refuse::<F, L2>(ctx, &mut world, reason),
         }
     }
 
     /// Counts a reason and turns its class into an action.
     #[inline(always)]
-    fn refuse<F: Host>(world: &mut World, reason: Reason) -> i32 {
+    fn refuse<F: Host, const L2: u32>(ctx: &TcContext, world: &mut World, reason: Reason) -> i32 {
         Tables::<F>::count(world, reason);
         match reason.class() {
             Class::Drop => TC_ACT_SHOT,
+            Class::Reject => reject::<F>(ctx.skb.skb, L2),
             Class::Pass | Class::Note => TC_ACT_UNSPEC,
         }
     }

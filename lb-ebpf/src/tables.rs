@@ -5,7 +5,10 @@
 //! **Invariant:** a lookup may miss; the path decides what a miss means, the implementation never
 //! does. Entries are changed through methods, so that a borrowed entry cannot be written twice.
 
-use lb_common::abi::{Backend, Conn, ConnKey, Cursor, Direction, Frontend, FrontendKey, SlotKey};
+use lb_common::abi::{
+    Affinity, AffinityKey, Backend, Conn, ConnKey, Cursor, Direction, Frontend, FrontendKey,
+    SlotKey,
+};
 use lb_common::{Family, Reason};
 
 /// Why an entry was not inserted.
@@ -28,6 +31,25 @@ pub enum NextHop {
     Bridged([u8; 6]),
 }
 
+/// The two tables of flows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Table {
+    /// Both sides have spoken; nothing gives way.
+    Established = 0,
+    /// Only begun; the oldest gives way to the newest.
+    HalfOpen = 1,
+}
+
+/// What is counted for a service when a flow begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialled {
+    /// The flow has a backend.
+    Opened,
+    /// The first packet was refused or dropped.
+    Rejected,
+}
+
 /// Tables and services of the kernel, for one packet of one family.
 pub trait Tables<F: Family> {
     /// The frontend of this address, port and protocol.
@@ -39,30 +61,65 @@ pub trait Tables<F: Family> {
     /// Takes the next round-robin position of a service.
     fn advance_cursor(&mut self, service: u32) -> Cursor;
 
+    /// The entry of one direction of a flow, with this packet counted in it, and its table. Half-open
+    /// flows are looked for only when that is asked for.
+    fn find(
+        &mut self,
+        key: &ConnKey<F::Addr>,
+        half_open_too: bool,
+    ) -> Option<(Table, &Conn<F::Addr>)>;
     /// The entry of one direction of a flow.
-    fn conn(&self, key: &ConnKey<F::Addr>) -> Option<&Conn<F::Addr>>;
+    fn conn(&self, table: Table, key: &ConnKey<F::Addr>) -> Option<&Conn<F::Addr>>;
     /// Inserts an entry whose key must be free.
     fn insert_conn(
         &mut self,
+        table: Table,
         key: &ConnKey<F::Addr>,
         conn: &Conn<F::Addr>,
     ) -> Result<(), InsertError>;
     /// Inserts or replaces an entry.
     fn replace_conn(
         &mut self,
+        table: Table,
         key: &ConnKey<F::Addr>,
         conn: &Conn<F::Addr>,
     ) -> Result<(), InsertError>;
     /// Removes an entry if there is one.
-    fn remove_conn(&mut self, key: &ConnKey<F::Addr>);
+    fn remove_conn(&mut self, table: Table, key: &ConnKey<F::Addr>);
     /// Writes when an entry was last seen.
-    fn touch_conn(&mut self, key: &ConnKey<F::Addr>, now: u32);
+    fn touch_conn(&mut self, table: Table, key: &ConnKey<F::Addr>, now: u32);
     /// Adds bits of `ConnState`, seen in packets of the direction `by`, to an entry.
-    fn mark_conn(&mut self, key: &ConnKey<F::Addr>, by: Direction, bits: u8);
+    fn mark_conn(&mut self, table: Table, key: &ConnKey<F::Addr>, by: Direction, bits: u8);
     /// Takes bits that `mark_conn` added away.
-    fn unmark_conn(&mut self, key: &ConnKey<F::Addr>, by: Direction, bits: u8);
+    fn unmark_conn(&mut self, table: Table, key: &ConnKey<F::Addr>, by: Direction, bits: u8);
     /// Writes the next hop of a request entry.
-    fn set_next_hop(&mut self, key: &ConnKey<F::Addr>, address: [u8; 6]);
+    fn set_next_hop(&mut self, table: Table, key: &ConnKey<F::Addr>, address: [u8; 6]);
+
+    /// The backend that a client keeps.
+    fn affinity(&self, key: &AffinityKey<F::Addr>) -> Option<&Affinity>;
+    /// Writes which backend a client keeps.
+    fn keep_affinity(&mut self, key: &AffinityKey<F::Addr>, affinity: &Affinity);
+    /// True when one of the service's source ranges holds the source.
+    fn admits(&self, service: u32, source: &F::Addr) -> bool;
+    /// What a table of `PREFIXES_*` says of an address: see `lb_common::abi::PrefixTable`.
+    fn prefix(&self, table: u32, address: &F::Addr) -> Option<&F::Addr>;
+    /// True when a source on the device that this packet came in by is a pod of this node.
+    fn is_pod(&self, source: &F::Addr) -> bool;
+
+    /// Index of the device at whose hook the packet is.
+    fn device(&self) -> u32;
+    /// True when the packet has the mark that asks for masquerading.
+    fn is_marked(&self) -> bool;
+    /// Sets or clears that mark.
+    fn set_mark(&mut self, on: bool);
+    /// True when masquerading is left to someone else's rules, who go by the mark.
+    fn masquerades_by_mark(&self) -> bool;
+    /// True when a port may be used for masquerading.
+    fn is_masquerade_port(&self, port: u16) -> bool;
+    /// A port for masquerading, chosen by `random`; 0 when there is none.
+    fn masquerade_port(&self, random: u32) -> u16;
+    /// True when the node's own namespace has a socket that packets with this key are for.
+    fn has_own_socket(&self, key: &ConnKey<F::Addr>) -> bool;
 
     /// Low 32 bits of jiffies.
     fn now(&self) -> u32;
@@ -77,4 +134,6 @@ pub trait Tables<F: Family> {
     fn next_hop(&self, destination: &F::Addr) -> NextHop;
     /// Counts one event.
     fn count(&mut self, reason: Reason);
+    /// Counts the beginning of a flow of a service.
+    fn count_service(&mut self, service: u32, what: Dialled);
 }

@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `cargo xtask bench`: what things cost, measured on optimised programs.
 //!
-//! **Invariant:** builds and leaves the measuring to `lb-lab bench`, which also cleans up; an
-//! interrupt goes to it, this task only waits. A target that is missed is no failure.
-//! Read next: lb-agent/README.md, "What a change costs"; lb-lab/README.md, "What a connection costs".
+//! **Invariant:** builds and leaves the measuring to `lb-lab bench` and to lb-agent's bench `packet`,
+//! which also clean up; an interrupt goes to them, this task only waits. A target that is missed is
+//! no failure. Read next: lb-agent/README.md, "What a change costs", lb-lab/README.md, "What a
+//! connection costs", and lb-ebpf/README.md, "What a packet costs".
 
 use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
@@ -23,6 +26,7 @@ pub(crate) struct Bench {
 enum What {
     Control(Control),
     Connections(Connections),
+    Packet(Packet),
 }
 
 /// The agent from the API server to the maps: time, processor time, memory
@@ -68,57 +72,138 @@ struct Connections {
     cpu: Option<usize>,
 }
 
-impl Control {
-    fn words(&self) -> Vec<String> {
-        let mut words = vec!["control".to_owned()];
-        words.extend(self.quick.then(|| "--quick".to_owned()));
-        words.extend(option("--runs", self.runs));
-        words.extend(option("--services", self.services.as_ref()));
-        words
-    }
-}
-
-impl Connections {
-    fn words(&self) -> Vec<String> {
-        let mut words = vec!["connections".to_owned()];
-        words.extend(self.quick.then(|| "--quick".to_owned()));
-        words.extend(option("--services", self.services.as_ref()));
-        words.extend(option("--rounds", self.rounds));
-        words.extend(option("--turn-ms", self.turn_ms));
-        words.extend(option("--cpu", self.cpu));
-        words
-    }
-}
-
-/// A flag with its value, if there is one.
-fn option(flag: &str, value: Option<impl ToString>) -> Option<String> {
-    value.map(|value| format!("{flag}={}", value.to_string()))
+/// The programs of tc, by packets that nobody sends: nanoseconds for each, and the targets
+///
+/// Needs root. Loads the programs that the agent carries, with tables of 10,000 Services, and runs
+/// them by `BPF_PROG_TEST_RUN`; nothing is attached. Two minutes. Shows a table and writes
+/// target/bench/packet.json.
+#[derive(clap::Args)]
+struct Packet {
+    /// Half a minute instead of two: smaller tables, one round; for a look, not for targets
+    #[arg(long)]
+    quick: bool,
+    /// Also single operations on maps: lookups, insertions, evictions
+    #[arg(long)]
+    micro: bool,
+    /// How often everything is measured; the best round counts [default: 3, with --quick 1]
+    #[arg(long, value_name = "N")]
+    rounds: Option<u32>,
+    /// Only this family: v4 or v6
+    #[arg(long)]
+    family: Option<String>,
+    /// Only this protocol: tcp or udp
+    #[arg(long)]
+    proto: Option<String>,
+    /// Only cases whose names contain this, as in the table
+    #[arg(long, value_name = "WORDS")]
+    only: Option<String>,
 }
 
 impl Bench {
     pub(crate) fn run(&self) -> Result<()> {
-        let (name, words) = match &self.what {
-            What::Control(control) => ("control.json", control.words()),
-            What::Connections(connections) => ("connections.json", connections.words()),
-        };
-        doctor::require_privileges("the bench makes network namespaces and loads BPF programs")?;
-        doctor::prepare(Scope::Demo)?;
-        run(cargo("build").args(["--locked", "--release"]).args([
-            "--package",
-            "lb-agent",
-            "--package",
-            "lb-lab",
-        ]))?;
-        let target = target_dir()?;
-        let (built, folder) = (target.join("release"), target.join("bench"));
-        fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
-        let json = folder.join(name);
-        let mut bench = command(built.join("lb-lab"));
-        bench.arg("bench").args(words).arg("--json").arg(&json);
-        bench.env("LB_AGENT", built.join("lb-agent"));
-        wait_through_interrupts()?;
-        run(&mut bench)?;
-        eprintln!("the numbers are in {}", json.display());
-        Ok(())
+        match &self.what {
+            What::Control(control) => control.run(),
+            What::Connections(connections) => connections.run(),
+            What::Packet(packet) => packet.run(),
+        }
     }
+}
+
+/// Where the numbers go.
+fn json(name: &str) -> Result<PathBuf> {
+    let folder = target_dir()?.join("bench");
+    fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
+    Ok(folder.join(name))
+}
+
+/// Builds agent and lab, and runs a bench of the lab with these flags.
+fn in_lab(name: &str, flags: Vec<Option<String>>) -> Result<()> {
+    doctor::require_privileges("the bench makes network namespaces and loads BPF programs")?;
+    doctor::prepare(Scope::Demo)?;
+    run(cargo("build").args(["--locked", "--release"]).args([
+        "--package",
+        "lb-agent",
+        "--package",
+        "lb-lab",
+    ]))?;
+    let built = target_dir()?.join("release");
+    let json = json(&format!("{name}.json"))?;
+    let mut bench = command(built.join("lb-lab"));
+    bench.args(["bench", name, "--json"]).arg(&json);
+    bench.args(flags.into_iter().flatten());
+    bench.env("LB_AGENT", built.join("lb-agent"));
+    finish(&mut bench, &json)
+}
+
+/// A flag with its value, if there is one.
+fn option(flag: &str, value: Option<&impl ToString>) -> Option<String> {
+    value.map(|value| format!("{flag}={}", value.to_string()))
+}
+
+/// A flag without a value, if it is wanted.
+fn switch(flag: &str, is_wanted: bool) -> Option<String> {
+    is_wanted.then(|| flag.to_owned())
+}
+
+impl Control {
+    fn run(&self) -> Result<()> {
+        let flags = vec![
+            switch("--quick", self.quick),
+            option("--runs", self.runs.as_ref()),
+            option("--services", self.services.as_ref()),
+        ];
+        in_lab("control", flags)
+    }
+}
+
+impl Connections {
+    fn run(&self) -> Result<()> {
+        let flags = vec![
+            switch("--quick", self.quick),
+            option("--services", self.services.as_ref()),
+            option("--rounds", self.rounds.as_ref()),
+            option("--turn-ms", self.turn_ms.as_ref()),
+            option("--cpu", self.cpu.as_ref()),
+        ];
+        in_lab("connections", flags)
+    }
+}
+
+impl Packet {
+    fn run(&self) -> Result<()> {
+        doctor::require_privileges("the bench loads BPF programs")?;
+        doctor::prepare(Scope::Demo)?;
+        let json = json("packet.json")?;
+        let mut bench = cargo("bench");
+        // What is measured runs in the kernel and is always optimised. With the profile and the
+        // packages that the tests are built with, next to nothing is compiled for it.
+        bench.args(["--locked", "--profile", "dev", "--workspace"]);
+        bench.args(["--bench", "packet", "--", "--json"]).arg(&json);
+        for (flag, wanted) in [("--quick", self.quick), ("--micro", self.micro)] {
+            if wanted {
+                bench.arg(flag);
+            }
+        }
+        if let Some(rounds) = self.rounds {
+            bench.args(["--rounds", &rounds.to_string()]);
+        }
+        let words = [
+            ("--family", &self.family),
+            ("--proto", &self.proto),
+            ("--only", &self.only),
+        ];
+        for (flag, word) in words {
+            if let Some(word) = word {
+                bench.args([flag, word]);
+            }
+        }
+        finish(&mut bench, &json)
+    }
+}
+
+fn finish(bench: &mut Command, json: &Path) -> Result<()> {
+    wait_through_interrupts()?;
+    run(bench)?;
+    eprintln!("the numbers are in {}", json.display());
+    Ok(())
 }

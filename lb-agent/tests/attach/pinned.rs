@@ -10,8 +10,8 @@ use lb_agent::datapath::{
 use lb_agent::model::tables::{Op, TableContent, TableOp};
 use lb_agent::tables::{ApplyError, Tables as _};
 use lb_common::abi::{
-    Algorithm, Backend, BackendState, Conn, ConnKey, ConnState, Cursor, Direction, Frontend,
-    FrontendKey, LAYOUT_VERSION, SlotKey, limits, names, proto,
+    Action, Algorithm, Backend, BackendState, Conn, ConnKey, ConnState, Cursor, Frontend,
+    FrontendKey, Hook, LAYOUT_VERSION, SlotKey, limits, names, proto,
 };
 
 use crate::support::{Agent, on_a_node, wait_until};
@@ -203,8 +203,9 @@ fn flows_that_have_ended_are_removed_in_pairs_and_others_stay() {
             HashMap::<_, Raw<ConnKey<[u8; 4]>>, Raw<Conn<[u8; 4]>>>::try_from(map).unwrap();
         let mut put = |port: u16, protocol, seen, request_age: u32, reply_age: u32| {
             let (client, frontend, backend) = ([10, 244, 0, 9], [10, 0, 1, 175], [10, 244, 0, 5]);
-            let key = ConnKey::new((client, port), (frontend, 80), protocol, Direction::Request);
+            let key = ConnKey::new((client, port), (frontend, 80), protocol, Hook::Ingress);
             let mut conn = Conn::new(
+                Action::Dnat,
                 (backend, 9376),
                 port,
                 now.wrapping_sub(request_age * clock.hz),
@@ -212,7 +213,12 @@ fn flows_that_have_ended_are_removed_in_pairs_and_others_stay() {
             conn.reply_seen = seen;
             let pair = conn.pair_key(&key);
             conns.insert(Raw(key), Raw(conn), 0).unwrap();
-            let mut conn = Conn::new((frontend, 80), port, now.wrapping_sub(reply_age * clock.hz));
+            let mut conn = Conn::new(
+                Action::UndoDnat,
+                (frontend, 80),
+                port,
+                now.wrapping_sub(reply_age * clock.hz),
+            );
             conn.reply_seen = seen;
             conns.insert(Raw(pair), Raw(conn), 0).unwrap();
         };

@@ -7,7 +7,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use lb_common::Reason;
-use lb_common::abi::{ConnState, Direction, Frontend};
+use lb_common::abi::{Action, ConnFlags, ConnState, Frontend, Hook as Side};
 
 use super::kernel::{Entry, Hook, Kernel, Sizes, Verdict};
 use super::wire::{ACK, Proto, SYN, Segment};
@@ -132,6 +132,7 @@ impl Case {
             generation: GENERATION,
             request_seen: 0,
             reply_seen: 0,
+            flags: 0,
         }
     }
 
@@ -204,7 +205,7 @@ impl Case {
         });
     }
 
-    /// Opens the client's flow through `vip(service)` to the backend at `index`, both packets
+    /// Opens the client's flow through `vip(service)` to the backend at `index`, every packet
     /// checked; gives the flow as it is then.
     pub(crate) fn establish(&self, service: u32, index: u32) -> Flow {
         let flow = self.flow(service, index);
@@ -226,6 +227,15 @@ impl Case {
             (&reply, &reply.from(flow.frontend)),
             replied.entries(),
         );
+        if self.proto == Proto::Tcp {
+            let acknowledged = request.flags(ACK);
+            self.translates(
+                "the client's acknowledgement makes the flow an established one",
+                Hook::Ingress,
+                (&acknowledged, &acknowledged.to(flow.backend)),
+                replied.entries(),
+            );
+        }
         replied
     }
 }
@@ -260,12 +270,14 @@ pub(crate) struct Flow {
     pub(crate) generation: u32,
     pub(crate) request_seen: u8,
     pub(crate) reply_seen: u8,
+    /// Bits of `ConnFlags`.
+    pub(crate) flags: u8,
 }
 
 impl Flow {
     pub(crate) fn request_entry(&self) -> Entry {
         Entry {
-            direction: Direction::Request as u8,
+            hook: Side::Ingress as u8,
             source: self.client,
             destination: self.frontend,
             peer: self.backend,
@@ -277,6 +289,8 @@ impl Flow {
             generation: self.generation,
             request_seen: self.request_seen,
             reply_seen: self.reply_seen,
+            action: Action::Dnat as u8,
+            flags: self.flags,
             hop: 0,
             next_hop: [0; 6],
         }
@@ -284,11 +298,27 @@ impl Flow {
 
     pub(crate) fn reply_entry(&self) -> Entry {
         Entry {
-            direction: Direction::Reply as u8,
+            hook: Side::Egress as u8,
             source: self.backend,
             destination: self.translated_client(),
             peer: self.frontend,
             client_port: self.client.port(),
+            action: Action::UndoDnat as u8,
+            ..self.request_entry()
+        }
+    }
+
+    /// What ingress leaves for egress when the flow is to be masqueraded.
+    pub(crate) fn pending_entry(&self) -> Entry {
+        Entry {
+            hook: Side::Egress as u8,
+            source: self.translated_client(),
+            destination: self.backend,
+            peer: self.backend,
+            action: Action::Snat as u8,
+            flags: ConnFlags::PENDING,
+            request_seen: 0,
+            reply_seen: 0,
             ..self.request_entry()
         }
     }

@@ -4,7 +4,7 @@
 //! Read next: `collisions.rs` for source ports.
 
 use lb_common::Reason;
-use lb_common::abi::{Frontend, Policy};
+use lb_common::abi::{ConnFlags, ConnState, Frontend, Policy};
 
 use super::case::{
     CLIENT_PORT, Case, Family, Flow, HOSTNAMES, OTHER, Step, backend_id, each, entries, frontend,
@@ -14,14 +14,11 @@ use super::life::data;
 use super::wire::{ACK, Proto, RST, Segment};
 
 each! {
-    frontend_without_backends_drops_and_counts,
-    silent_frontend_without_backends_drops_and_counts_apart,
-    client_that_is_the_only_backend_is_dropped,
-    client_that_is_one_of_the_backends_gets_another,
+    silent_frontend_without_backends_drops_and_counts,
+    client_that_is_the_chosen_backend_is_to_be_masqueraded,
     missing_slot_is_counted,
     missing_backend_is_counted,
     backend_of_another_service_is_counted,
-    dropped_packets_leave_room_for_a_later_success,
 }
 each! { ipv4:
     first_fragment_to_a_frontend_is_dropped,
@@ -29,15 +26,9 @@ each! { ipv4:
     first_fragment_in_the_middle_of_a_flow_is_dropped,
 }
 
-fn frontend_without_backends_drops_and_counts(case: &mut Case) {
-    case.serve(HOSTNAMES, &[]);
-    let request = case.opening(case.vip(HOSTNAMES));
-    case.drops("no backend", &request, Reason::NoBackend);
-}
-
-fn silent_frontend_without_backends_drops_and_counts_apart(case: &mut Case) {
+fn silent_frontend_without_backends_drops_and_counts(case: &mut Case) {
     let silent = Frontend {
-        pod_policy: Policy::DROP_IF_EMPTY,
+        external_policy: Policy::DROP_IF_EMPTY,
         ..frontend(HOSTNAMES, 0)
     };
     case.kernel
@@ -46,26 +37,21 @@ fn silent_frontend_without_backends_drops_and_counts_apart(case: &mut Case) {
     case.drops("no backend, silently", &request, Reason::PolicyDrop);
 }
 
-fn client_that_is_the_only_backend_is_dropped(case: &mut Case) {
-    case.serve(HOSTNAMES, &[0]);
-    let client = (case.backend(0).ip(), CLIENT_PORT).into();
-    let request = case.opening(case.vip(HOSTNAMES)).from(client);
-    case.drops("to itself", &request, Reason::Hairpin);
-}
-
-fn client_that_is_one_of_the_backends_gets_another(case: &mut Case) {
+fn client_that_is_the_chosen_backend_is_to_be_masqueraded(case: &mut Case) {
     case.serve(HOSTNAMES, &[0, 1]);
-    let client = (case.backend(0).ip(), CLIENT_PORT).into();
     let flow = Flow {
-        client,
-        ..case.flow(HOSTNAMES, 1)
+        client: (case.backend(0).ip(), CLIENT_PORT).into(),
+        flags: ConnFlags::MASQUERADED,
+        ..case.flow(HOSTNAMES, 0)
     };
-    let request = case.opening(flow.frontend).from(client);
+    let request = case.opening(flow.frontend).from(flow.client);
+    let mut entries = flow.entries();
+    entries.push(flow.pending_entry());
     case.translates(
-        "to the other one",
+        "to itself",
         Hook::Ingress,
         (&request, &request.to(flow.backend)),
-        flow.entries(),
+        entries,
     );
 }
 
@@ -90,20 +76,6 @@ fn backend_of_another_service_is_counted(case: &mut Case) {
     case.kernel.put_slot(HOSTNAMES, 0, backend_id(OTHER, 1));
     let request = case.opening(case.vip(HOSTNAMES));
     case.drops("a foreign backend", &request, Reason::TableMiss);
-}
-
-fn dropped_packets_leave_room_for_a_later_success(case: &mut Case) {
-    case.serve(HOSTNAMES, &[]);
-    let request = case.opening(case.vip(HOSTNAMES));
-    case.drops("no backend", &request, Reason::NoBackend);
-    case.serve(HOSTNAMES, &[1]);
-    let flow = case.flow(HOSTNAMES, 1);
-    let (verdict, output) = case.kernel.run(Hook::Ingress, &request.frame());
-    assert_eq!(
-        (verdict, output),
-        (Verdict::Pass, request.to(flow.backend).frame())
-    );
-    case.check_state("a flow", &[(Reason::NoBackend, 1)], flow.entries());
 }
 
 /// Fragments of a translated flow would arrive in parts, of which only the first can be told.
@@ -151,19 +123,34 @@ fn second_flow_with_room_for(connections: u32, proto: Proto, family: Family) {
     };
     case.serve(HOSTNAMES, &[0]);
     let flow = case.establish(HOSTNAMES, 0);
-    let second: Segment = case
-        .opening(flow.frontend)
-        .from((case.client().ip(), 40_001).into());
-    // Also that no half of a pair is left.
-    case.drops("no room", &second, Reason::ConnectionsFull);
-    let full = [(Reason::ConnectionsFull, 1)];
-    let reply = case.answer(flow.backend, flow.client);
+    let second = Flow {
+        client: (case.client().ip(), 40_001).into(),
+        client_port: 40_001,
+        reply_seen: ConnState::REPLIED,
+        ..flow
+    };
+    let request = case.opening(second.frontend).from(second.client);
+    let reply = case.answer(second.backend, second.client);
+    for (hook, input) in [(Hook::Ingress, &request), (Hook::Egress, &reply)] {
+        let (verdict, _) = case.kernel.run(hook, &input.frame());
+        assert_eq!(verdict, Verdict::Pass);
+    }
+    // What would make it an established flow of TCP is refused; UDP stays half open and lives.
+    if proto == Proto::Tcp {
+        let acknowledged = request.flags(ACK);
+        let (verdict, _) = case.kernel.run(Hook::Ingress, &acknowledged.frame());
+        assert_eq!(verdict, Verdict::Drop);
+    }
+    let full = [(Reason::EstablishedFull, 1)];
+    let both = entries(&[flow, second]);
+    // Also that no half of a pair is left in the full table.
+    case.check_state("both flows", &full, both);
+    let reply = data(&case, false, &flow);
     let (verdict, output) = case.kernel.run(Hook::Egress, &reply.frame());
     assert_eq!(
         (verdict, output),
         (Verdict::Pass, reply.from(flow.frontend).frame())
     );
-    case.check_state("the open flow lives on", &full, flow.entries());
     if proto == Proto::Tcp {
         let reset = Segment::new(proto, flow.client, flow.frontend).flags(RST | ACK);
         case.kernel.run(Hook::Ingress, &reset.frame());
@@ -173,13 +160,13 @@ fn second_flow_with_room_for(connections: u32, proto: Proto, family: Family) {
             (verdict, output),
             (Verdict::Pass, again.to(flow.backend).frame())
         );
-        let fresh = entries(&[case.flow(HOSTNAMES, 0)]);
+        let fresh = entries(&[case.flow(HOSTNAMES, 0), second]);
         case.check_state("its port can be used again", &full, fresh);
     }
 }
 
 #[test]
-fn full_table_refuses_new_flows_and_keeps_the_open_ones() {
+fn full_table_takes_no_more_flows_and_keeps_the_open_ones() {
     for proto in [Proto::Tcp, Proto::Udp] {
         for family in [Family::V4, Family::V6] {
             second_flow_with_room_for(2, proto, family);

@@ -22,17 +22,21 @@ use super::wire::Proto;
 
 /// Entries of every map but the connection tables.
 const ENTRIES: u32 = 64;
+/// Entries of the tables of half-open flows.
+const HALF_OPEN: u32 = 8192;
 /// Returns the low 32 bits of jiffies.
 const CLOCK: &str = "lb_clock";
 /// `TC_ACT_UNSPEC`: the next program decides, and no program means pass.
 const PASS: u32 = u32::MAX;
 /// `TC_ACT_SHOT`.
 const DROP: u32 = 2;
+/// `TC_ACT_REDIRECT`.
+const REDIRECT: u32 = 7;
 
 /// What may differ between the kernels of tests.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sizes {
-    /// Entries of each connection table.
+    /// Entries of each table of established flows.
     pub(crate) connections: u32,
     /// What the programs believe a second to be, in jiffies.
     pub(crate) hz: u32,
@@ -72,6 +76,8 @@ impl Hook {
 pub(crate) enum Verdict {
     Pass,
     Drop,
+    /// Goes out of a device, which the verdict does not name.
+    Redirect,
     /// Anything else, which is always wrong.
     Other(u32),
 }
@@ -79,7 +85,7 @@ pub(crate) enum Verdict {
 /// One entry of a connection table, without what differs from run to run.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Entry {
-    pub(crate) direction: u8,
+    pub(crate) hook: u8,
     pub(crate) proto: u8,
     pub(crate) source: SocketAddr,
     pub(crate) destination: SocketAddr,
@@ -91,6 +97,8 @@ pub(crate) struct Entry {
     pub(crate) generation: u32,
     pub(crate) request_seen: u8,
     pub(crate) reply_seen: u8,
+    pub(crate) action: u8,
+    pub(crate) flags: u8,
     pub(crate) hop: u8,
     pub(crate) next_hop: [u8; 6],
 }
@@ -120,6 +128,8 @@ impl Kernel {
         for &name in names::ALL {
             let entries = match name {
                 names::CONNS_V4 | names::CONNS_V6 => sizes.connections,
+                // The kernel makes room long before such a table is full.
+                names::HALF_OPEN_V4 | names::HALF_OPEN_V6 => HALF_OPEN,
                 names::REASONS => continue,
                 _ => ENTRIES,
             };
@@ -166,6 +176,7 @@ impl Kernel {
         let verdict = match result.return_value {
             PASS => Verdict::Pass,
             DROP => Verdict::Drop,
+            REDIRECT => Verdict::Redirect,
             other => Verdict::Other(other),
         };
         Some((verdict, out))
@@ -286,7 +297,9 @@ impl Kernel {
     /// Both connection tables, with the jiffies at which each entry was last seen.
     pub(crate) fn last_seen(&self) -> BTreeMap<Entry, u32> {
         let mut entries = self.table::<[u8; 4]>(names::CONNS_V4);
+        entries.extend(self.table::<[u8; 4]>(names::HALF_OPEN_V4));
         entries.extend(self.table::<[u8; 16]>(names::CONNS_V6));
+        entries.extend(self.table::<[u8; 16]>(names::HALF_OPEN_V6));
         entries.into_iter().collect()
     }
 
@@ -315,7 +328,7 @@ impl Kernel {
 
 fn entry<A: Into<IpAddr> + Copy>(key: &ConnKey<A>, conn: &Conn<A>) -> Entry {
     Entry {
-        direction: key.direction,
+        hook: key.hook,
         proto: key.proto,
         source: (key.source.into(), key.source_port).into(),
         destination: (key.destination.into(), key.destination_port).into(),
@@ -327,6 +340,8 @@ fn entry<A: Into<IpAddr> + Copy>(key: &ConnKey<A>, conn: &Conn<A>) -> Entry {
         generation: conn.generation,
         request_seen: conn.request_seen,
         reply_seen: conn.reply_seen,
+        action: conn.action,
+        flags: conn.flags,
         hop: conn.hop,
         next_hop: conn.next_hop,
     }

@@ -17,11 +17,14 @@ mod case;
 mod checksums;
 mod collisions;
 mod drops;
+mod icmp;
 mod kernel;
 mod life;
 mod link;
 mod malformed;
+mod message;
 mod neighbours;
+mod reject;
 mod reselect;
 mod spread;
 #[path = "../support/mod.rs"]

@@ -243,3 +243,16 @@ pub(crate) fn framed(
     });
     [link, parts.concat()].concat()
 }
+
+/// The Internet checksum over the parts, each of an even length but the last (RFC 1071).
+pub(crate) fn internet_checksum(parts: &[&[u8]]) -> [u8; 2] {
+    let bytes = parts.concat();
+    let mut sum: u32 = bytes
+        .chunks(2)
+        .map(|pair| u32::from(u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)])))
+        .sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    (!u16::try_from(sum).unwrap()).to_be_bytes()
+}

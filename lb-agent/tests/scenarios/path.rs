@@ -13,12 +13,13 @@ use std::net::IpAddr;
 
 use lb_agent::model::tables::{FamilyTables, TableContent};
 use lb_common::abi::{
-    Backend, Conn, ConnKey, Cursor, Direction, Frontend, FrontendKey, SlotKey, proto,
+    Affinity, AffinityKey, Backend, Conn, ConnKey, Cursor, Direction, Frontend, FrontendKey,
+    SlotKey, proto,
 };
 use lb_common::{Family, Reason};
 use lb_ebpf::packet::tcp;
-use lb_ebpf::path::{Decision, Side, Work, request};
-use lb_ebpf::tables::{InsertError, NextHop, Tables};
+use lb_ebpf::path::{Outcome, Side, Work, begin, request};
+use lb_ebpf::tables::{Dialled, InsertError, NextHop, Table, Tables};
 use proptest::prelude::*;
 
 use crate::order::readable;
@@ -87,11 +88,19 @@ impl<F: Family> Tables<F> for Moving<'_, F> {
         self.position
     }
 
-    fn conn(&self, key: &ConnKey<F::Addr>) -> Option<&Conn<F::Addr>> {
-        self.conns.get(key)
+    fn find(&mut self, key: &ConnKey<F::Addr>, _: bool) -> Option<(Table, &Conn<F::Addr>)> {
+        self.conns.get(key).map(|conn| (Table::HalfOpen, conn))
+    }
+    // All flows here have only begun.
+    fn conn(&self, table: Table, key: &ConnKey<F::Addr>) -> Option<&Conn<F::Addr>> {
+        match table {
+            Table::Established => None,
+            Table::HalfOpen => self.conns.get(key),
+        }
     }
     fn insert_conn(
         &mut self,
+        _: Table,
         key: &ConnKey<F::Addr>,
         conn: &Conn<F::Addr>,
     ) -> Result<(), InsertError> {
@@ -102,20 +111,56 @@ impl<F: Family> Tables<F> for Moving<'_, F> {
     }
     fn replace_conn(
         &mut self,
+        _: Table,
         key: &ConnKey<F::Addr>,
         conn: &Conn<F::Addr>,
     ) -> Result<(), InsertError> {
         self.conns.insert(*key, *conn);
         Ok(())
     }
-    fn remove_conn(&mut self, key: &ConnKey<F::Addr>) {
+    fn remove_conn(&mut self, _: Table, key: &ConnKey<F::Addr>) {
         self.conns.remove(key);
     }
     // A flow that opens writes nothing into entries that are there.
-    fn touch_conn(&mut self, _: &ConnKey<F::Addr>, _: u32) {}
-    fn mark_conn(&mut self, _: &ConnKey<F::Addr>, _: Direction, _: u8) {}
-    fn unmark_conn(&mut self, _: &ConnKey<F::Addr>, _: Direction, _: u8) {}
-    fn set_next_hop(&mut self, _: &ConnKey<F::Addr>, _: [u8; 6]) {}
+    fn touch_conn(&mut self, _: Table, _: &ConnKey<F::Addr>, _: u32) {}
+    fn mark_conn(&mut self, _: Table, _: &ConnKey<F::Addr>, _: Direction, _: u8) {}
+    fn unmark_conn(&mut self, _: Table, _: &ConnKey<F::Addr>, _: Direction, _: u8) {}
+    fn set_next_hop(&mut self, _: Table, _: &ConnKey<F::Addr>, _: [u8; 6]) {}
+
+    fn affinity(&self, _: &AffinityKey<F::Addr>) -> Option<&Affinity> {
+        None
+    }
+    fn keep_affinity(&mut self, _: &AffinityKey<F::Addr>, _: &Affinity) {}
+    fn admits(&self, _: u32, _: &F::Addr) -> bool {
+        true
+    }
+    fn prefix(&self, _: u32, _: &F::Addr) -> Option<&F::Addr> {
+        None
+    }
+    fn is_pod(&self, _: &F::Addr) -> bool {
+        true
+    }
+
+    fn device(&self) -> u32 {
+        1
+    }
+    fn is_marked(&self) -> bool {
+        false
+    }
+    fn set_mark(&mut self, _: bool) {}
+    // Masquerading has entries of its own, which are nothing to the choice.
+    fn masquerades_by_mark(&self) -> bool {
+        true
+    }
+    fn is_masquerade_port(&self, _: u16) -> bool {
+        false
+    }
+    fn masquerade_port(&self, _: u32) -> u16 {
+        0
+    }
+    fn has_own_socket(&self, _: &ConnKey<F::Addr>) -> bool {
+        false
+    }
 
     fn now(&self) -> u32 {
         0
@@ -133,6 +178,7 @@ impl<F: Family> Tables<F> for Moving<'_, F> {
         NextHop::Routed
     }
     fn count(&mut self, _: Reason) {}
+    fn count_service(&mut self, _: u32, _: Dialled) {}
 }
 
 /// Checks that every new flow from `client` to port 80 of `frontend` reaches one of `allowed`.
@@ -163,10 +209,13 @@ where
         };
         loop {
             let mut work = work;
-            let outcome = request(&mut tables, &mut work);
+            let mut outcome = request(&mut tables, &mut work);
+            if outcome == Outcome::Begin {
+                outcome = begin(&mut tables, &mut work);
+            }
             let walk = tables.walk.get_mut();
             let way = &walk.choices;
-            prop_assert_eq!(outcome, Ok(Decision::Edit), "at {} by {:?}", position, way);
+            prop_assert_eq!(outcome, Outcome::Edit, "at {} by {:?}", position, way);
             prop_assert_eq!(work.edit.side, Side::Destination);
             let reached = (work.edit.address.into(), work.edit.destination_port);
             prop_assert!(

@@ -1,22 +1,83 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `CONNS_V4` and `CONNS_V6`: two entries for every translated flow, one per direction.
+//! `CONNS_V4`, `CONNS_V6`, `HALF_OPEN_V4`, `HALF_OPEN_V6`: two entries for every translated flow,
+//! one for each direction.
 //!
-//! Written by the packet path; the agent only removes pairs that have ended.
+//! Written by the packet path; the agent only removes pairs that have ended. A flow begins in
+//! `HALF_OPEN_*`, whose oldest entries give way to new ones, and moves to `CONNS_*`, where nothing
+//! gives way, when both sides have spoken.
 //! The request entry is found by the packet a client sends, the reply entry by the packet its
-//! backend sends back, and each leads to the other.
+//! backend sends back, and each leads to the other. A masqueraded flow has a second pair, whose
+//! request entry is found at egress and whose reply entry at ingress.
 //! **Invariant:** keys hold the tuple exactly as it is on the wire at our hook.
 
 use super::plain;
 use crate::Address;
 
-/// Which way a flow entry's packets go; the `direction` byte of [`ConnKey`].
+/// Which way packets go: whose bits of [`ConnState`] they set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Direction {
-    /// From the client to the frontend, seen at tc ingress.
+    /// From the client to the backend.
     Request = 0,
-    /// From the backend to the client, seen at tc egress.
+    /// From the backend to the client.
     Reply = 1,
+}
+
+/// Where a flow entry's packets are seen; the `hook` byte of [`ConnKey`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Hook {
+    /// tc ingress of a managed device.
+    Ingress = 0,
+    /// tc egress of a managed device.
+    Egress = 1,
+}
+
+/// What becomes of an entry's packets; the `action` byte of [`Conn`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Action {
+    /// A request at ingress: its destination becomes the backend.
+    #[default]
+    Dnat = 0,
+    /// A reply at egress: its source becomes the frontend.
+    UndoDnat = 1,
+    /// A request at egress: its source becomes the masquerade address.
+    Snat = 2,
+    /// A reply at ingress: its destination becomes the original source.
+    UndoSnat = 3,
+}
+
+impl Action {
+    /// The hook that the action's packets are seen at.
+    #[inline(always)]
+    pub const fn hook(self) -> Hook {
+        match self {
+            Self::Dnat | Self::UndoSnat => Hook::Ingress,
+            Self::UndoDnat | Self::Snat => Hook::Egress,
+        }
+    }
+
+    /// The direction of the action's packets.
+    #[inline(always)]
+    pub const fn direction(self) -> Direction {
+        match self {
+            Self::Dnat | Self::Snat => Direction::Request,
+            Self::UndoDnat | Self::UndoSnat => Direction::Reply,
+        }
+    }
+
+    /// The action of a stored byte.
+    #[inline(always)]
+    pub const fn from_byte(byte: u8) -> Option<Self> {
+        match byte {
+            0 => Some(Self::Dnat),
+            1 => Some(Self::UndoDnat),
+            2 => Some(Self::Snat),
+            3 => Some(Self::UndoSnat),
+            _ => None,
+        }
+    }
 }
 
 /// One direction of one flow, as on the wire.
@@ -33,8 +94,8 @@ pub struct ConnKey<A> {
     pub destination_port: u16,
     /// Protocol number of IANA.
     pub proto: u8,
-    /// A [`Direction`].
-    pub direction: u8,
+    /// A [`Hook`].
+    pub hook: u8,
     _pad: [u8; 2],
 }
 
@@ -44,19 +105,14 @@ plain!(ConnKey<[u8; 16]>, 16 + 16 + 2 + 2 + 1 + 1 + 2);
 impl<A: Copy> ConnKey<A> {
     /// A key; ports in host order.
     #[inline(always)]
-    pub const fn new(
-        source: (A, u16),
-        destination: (A, u16),
-        proto: u8,
-        direction: Direction,
-    ) -> Self {
+    pub const fn new(source: (A, u16), destination: (A, u16), proto: u8, hook: Hook) -> Self {
         Self {
             source: source.0,
             destination: destination.0,
             source_port: source.1,
             destination_port: destination.1,
             proto,
-            direction: direction as u8,
+            hook: hook as u8,
             _pad: [0; 2],
         }
     }
@@ -109,10 +165,22 @@ pub enum Hop {
     Bridged = 2,
 }
 
-/// What to do with the packets of one direction.
+/// Bits of [`Conn::flags`].
+pub struct ConnFlags;
+
+impl ConnFlags {
+    /// Requests of the flow are masqueraded when they leave the node.
+    pub const MASQUERADED: u8 = 1;
+    /// The masquerade address and port are not chosen yet: `peer` is void.
+    pub const PENDING: u8 = 1 << 1;
+}
+
+/// What to do with the packets of one direction, and how many there were.
 ///
-/// The request entry rewrites destination and source port, the reply entry source and destination
-/// port: `peer` is the far side's new address, `client_port` the client's new port.
+/// With DNAT, the request entry rewrites destination and source port, the reply entry source and
+/// destination port: `peer` is the far side's new address, `client_port` the client's new port.
+/// With SNAT, `peer` is the new source of requests and the new destination of replies, and
+/// `client_port` is the port of the other side, which stays as it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C, align(4))]
 pub struct Conn<A> {
@@ -138,17 +206,24 @@ pub struct Conn<A> {
     pub request_seen: u8,
     /// Bits of [`ConnState`] that replies showed; written by replies only.
     pub reply_seen: u8,
-    _pad: [u8; 2],
+    /// An [`Action`].
+    pub action: u8,
+    /// Bits of [`ConnFlags`].
+    pub flags: u8,
     /// Request: link-layer address of a backend on the client's own bridge; valid when `hop` is
     /// [`Hop::Bridged`].
     pub next_hop: [u8; 6],
     /// Request: a [`Hop`].
     pub hop: u8,
-    _pad2: u8,
+    _pad: u8,
+    /// Packets of this entry's direction.
+    pub packets: u32,
+    /// Bytes in them from the network header on: low and high 32 bits.
+    pub bytes: [u32; 2],
 }
 
-plain!(Conn<[u8; 4]>, 4 + 2 + 2 + 5 * 4 + 1 + 1 + 2 + 6 + 1 + 1);
-plain!(Conn<[u8; 16]>, 16 + 2 + 2 + 5 * 4 + 1 + 1 + 2 + 6 + 1 + 1);
+plain!(Conn<[u8; 4]>, 4 + 2 + 2 + 5 * 4 + 4 + 6 + 1 + 1 + 3 * 4);
+plain!(Conn<[u8; 16]>, 16 + 2 + 2 + 5 * 4 + 4 + 6 + 1 + 1 + 3 * 4);
 
 impl<A: Address> Conn<A> {
     /// Takes every field over from another entry.
@@ -167,7 +242,12 @@ impl<A: Address> Conn<A> {
         self.last_seen = other.last_seen;
         self.request_seen = other.request_seen;
         self.reply_seen = other.reply_seen;
+        self.action = other.action;
+        self.flags = other.flags;
         self.hop = other.hop;
+        self.packets = other.packets;
+        self.bytes[0] = other.bytes[0];
+        self.bytes[1] = other.bytes[1];
         copy_link_address(&mut self.next_hop, &other.next_hop);
     }
 }
@@ -175,7 +255,7 @@ impl<A: Address> Conn<A> {
 impl<A: Copy> Conn<A> {
     /// An entry of a flow that has just begun and is forwarded by routing.
     #[inline(always)]
-    pub const fn new(peer: (A, u16), client_port: u16, now: u32) -> Self {
+    pub const fn new(action: Action, peer: (A, u16), client_port: u16, now: u32) -> Self {
         Self {
             peer: peer.0,
             peer_port: peer.1,
@@ -187,10 +267,13 @@ impl<A: Copy> Conn<A> {
             last_seen: now,
             request_seen: 0,
             reply_seen: 0,
-            _pad: [0; 2],
+            action: action as u8,
+            flags: 0,
             next_hop: [0; 6],
             hop: Hop::Routed as u8,
-            _pad2: 0,
+            _pad: 0,
+            packets: 0,
+            bytes: [0; 2],
         }
     }
 
@@ -200,22 +283,34 @@ impl<A: Copy> Conn<A> {
         self.request_seen | self.reply_seen
     }
 
+    /// Bytes of this entry's direction.
+    #[inline(always)]
+    pub const fn byte_count(&self) -> u64 {
+        (self.bytes[1] as u64) << 32 | self.bytes[0] as u64
+    }
+
     /// The key of the other direction's entry, given this one's key.
     #[inline(always)]
     pub const fn pair_key(&self, key: &ConnKey<A>) -> ConnKey<A> {
-        if key.direction == Direction::Request as u8 {
+        let hook = if key.hook == Hook::Ingress as u8 {
+            Hook::Egress
+        } else {
+            Hook::Ingress
+        };
+        // What is rewritten: the destination at ingress, the source at egress.
+        if key.hook == Hook::Ingress as u8 {
             ConnKey::new(
                 (self.peer, self.peer_port),
                 (key.source, self.client_port),
                 key.proto,
-                Direction::Reply,
+                hook,
             )
         } else {
             ConnKey::new(
                 (key.destination, self.client_port),
                 (self.peer, self.peer_port),
                 key.proto,
-                Direction::Request,
+                hook,
             )
         }
     }
@@ -229,12 +324,13 @@ mod tests {
     const CLIENT: [u8; 4] = [10, 244, 0, 9];
     const FRONTEND: [u8; 4] = [10, 0, 1, 175];
     const BACKEND: [u8; 4] = [10, 244, 0, 5];
+    const NODE: [u8; 4] = [192, 0, 2, 1];
 
     #[test]
     fn each_entry_of_a_flow_leads_to_the_other_also_with_a_changed_source_port() {
         for translated_port in [40_000, 61_000] {
-            let request = ConnKey::new((CLIENT, 40_000), (FRONTEND, 80), TCP, Direction::Request);
-            let to_backend = Conn::new((BACKEND, 9376), translated_port, 0);
+            let request = ConnKey::new((CLIENT, 40_000), (FRONTEND, 80), TCP, Hook::Ingress);
+            let to_backend = Conn::new(Action::Dnat, (BACKEND, 9376), translated_port, 0);
             let reply = to_backend.pair_key(&request);
             assert_eq!(
                 reply,
@@ -242,12 +338,34 @@ mod tests {
                     (BACKEND, 9376),
                     (CLIENT, translated_port),
                     TCP,
-                    Direction::Reply
+                    Hook::Egress
                 )
             );
-            let to_client = Conn::new((FRONTEND, 80), 40_000, 0);
+            let to_client = Conn::new(Action::UndoDnat, (FRONTEND, 80), 40_000, 0);
             assert_eq!(to_client.pair_key(&reply), request);
         }
+    }
+
+    #[test]
+    fn each_entry_of_a_masqueraded_flow_leads_to_the_other() {
+        let request = ConnKey::new((CLIENT, 40_000), (BACKEND, 9376), TCP, Hook::Egress);
+        let masquerade = Conn::new(Action::Snat, (NODE, 61_000), 9376, 0);
+        let reply = ConnKey::new((BACKEND, 9376), (NODE, 61_000), TCP, Hook::Ingress);
+        assert_eq!(masquerade.pair_key(&request), reply);
+        let undo = Conn::new(Action::UndoSnat, (CLIENT, 40_000), 9376, 0);
+        assert_eq!(undo.pair_key(&reply), request);
+    }
+
+    #[test]
+    fn the_action_tells_hook_and_direction() {
+        for byte in 0..4 {
+            let action = Action::from_byte(byte).unwrap();
+            assert_eq!(action as u8, byte);
+            let at_ingress = action.hook() == Hook::Ingress;
+            let is_request = action.direction() == Direction::Request;
+            assert_eq!(at_ingress == is_request, byte < 2, "{action:?}");
+        }
+        assert_eq!(Action::from_byte(4), None);
     }
 
     #[test]
@@ -256,13 +374,13 @@ mod tests {
         for (value, byte) in (1..).zip(bytemuck::bytes_of_mut(&mut from)) {
             *byte = value;
         }
-        let mut to = Conn::new(([0; 16], 0), 0, 0);
+        let mut to = Conn::new(Action::Dnat, ([0; 16], 0), 0, 0);
         to.take_over(&from);
         let differing: Vec<usize> = (0..size_of_val(&to))
             .filter(|at| bytemuck::bytes_of(&to)[*at] != bytemuck::bytes_of(&from)[*at])
             .collect();
-        // The three bytes of padding stay zero.
-        assert_eq!(differing, [42, 43, 51]);
+        // The byte of padding stays zero.
+        assert_eq!(differing, [51]);
     }
 
     #[test]

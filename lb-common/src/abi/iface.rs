@@ -12,6 +12,10 @@ pub struct IfaceFlags;
 impl IfaceFlags {
     /// `peer_netns` is valid.
     pub const PEER_NETNS: u32 = 1;
+    /// What comes in by the device comes from a pod of this node.
+    pub const POD: u32 = 1 << 1;
+    /// Whether it does is told by the source address: `PrefixTable::PODS`.
+    pub const POD_BY_ADDRESS: u32 = 1 << 2;
 }
 
 /// A managed device.

@@ -5,22 +5,32 @@
 //! addresses in reading order, zero meaning "none" unless a field says otherwise.
 //! Their size is asserted at compile time. See the README for the table of maps.
 
+mod affinity;
 mod backend;
 mod conn;
+mod fragment;
 mod frontend;
 mod iface;
+mod prefix;
 mod slot;
 mod source_range;
+mod stats;
 
+pub use affinity::{Affinity, AffinityKey};
 pub use backend::{Backend, BackendFlags, BackendState};
-pub use conn::{Conn, ConnKey, ConnState, Direction, Hop, copy_link_address};
+pub use conn::{
+    Action, Conn, ConnFlags, ConnKey, ConnState, Direction, Hook, Hop, copy_link_address,
+};
+pub use fragment::{Fragment, FragmentKey};
 pub use frontend::{Algorithm, Frontend, FrontendFlags, FrontendKey, Kind, Policy, Scope};
 pub use iface::{Iface, IfaceFlags};
+pub use prefix::{PREFIX_TABLE_BITS, Prefix, PrefixKey, PrefixTable};
 pub use slot::{List, SlotKey};
 pub use source_range::{SOURCE_RANGE_SERVICE_BITS, SourceRange, SourceRangeKey};
+pub use stats::ServiceStats;
 
 /// Version of all layouts together; stored beside the pins, checked by the loader.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;
 
 /// A round-robin position, the value of `CURSORS`: 64 bits, because BPF has atomic addition for
 /// those on every kernel and in every compiler.
@@ -40,14 +50,32 @@ pub mod names {
     pub const BACKENDS_V6: &str = "BACKENDS_V6";
     /// Round-robin positions by service id.
     pub const CURSORS: &str = "CURSORS";
-    /// Flows of IPv4.
+    /// Established flows of IPv4.
     pub const CONNS_V4: &str = "CONNS_V4";
-    /// Flows of IPv6.
+    /// Established flows of IPv6.
     pub const CONNS_V6: &str = "CONNS_V6";
+    /// Flows of IPv4 that have only begun.
+    pub const HALF_OPEN_V4: &str = "HALF_OPEN_V4";
+    /// Flows of IPv6 that have only begun.
+    pub const HALF_OPEN_V6: &str = "HALF_OPEN_V6";
+    /// Backends that clients of IPv4 keep.
+    pub const AFFINITY_V4: &str = "AFFINITY_V4";
+    /// Backends that clients of IPv6 keep.
+    pub const AFFINITY_V6: &str = "AFFINITY_V6";
     /// Source ranges of IPv4.
     pub const SRC_RANGES_V4: &str = "SRC_RANGES_V4";
     /// Source ranges of IPv6.
     pub const SRC_RANGES_V6: &str = "SRC_RANGES_V6";
+    /// What the node knows of IPv4 addresses.
+    pub const PREFIXES_V4: &str = "PREFIXES_V4";
+    /// What the node knows of IPv6 addresses.
+    pub const PREFIXES_V6: &str = "PREFIXES_V6";
+    /// Ports of IPv4 datagrams in fragments.
+    pub const FRAGMENTS_V4: &str = "FRAGMENTS_V4";
+    /// Ports of IPv6 datagrams in fragments.
+    pub const FRAGMENTS_V6: &str = "FRAGMENTS_V6";
+    /// Counters by service id.
+    pub const SERVICE_STATS: &str = "SERVICE_STATS";
     /// Managed devices by index.
     pub const IFACES: &str = "IFACES";
     /// Counters by reason.
@@ -62,8 +90,17 @@ pub mod names {
         CURSORS,
         CONNS_V4,
         CONNS_V6,
+        HALF_OPEN_V4,
+        HALF_OPEN_V6,
+        AFFINITY_V4,
+        AFFINITY_V6,
         SRC_RANGES_V4,
         SRC_RANGES_V6,
+        PREFIXES_V4,
+        PREFIXES_V6,
+        FRAGMENTS_V4,
+        FRAGMENTS_V6,
+        SERVICE_STATS,
         IFACES,
         REASONS,
     ];
@@ -88,8 +125,18 @@ pub mod limits {
     pub const BACKENDS: u32 = 262_144;
     /// Backends of one family at most: 64 for each service id, 256 MiB of buckets.
     pub const BACKENDS_MAX: u32 = 1 << 24;
-    /// Entries of one connection table; a connection takes two.
+    /// Entries of one table of established flows; a flow takes two, a masqueraded one four.
     pub const CONNECTIONS: u32 = 262_144;
+    /// Entries of one table of flows that have only begun; the oldest give way.
+    pub const HALF_OPEN: u32 = 65_536;
+    /// Clients of one family that keep a backend; the one not seen for longest gives way.
+    pub const AFFINITIES: u32 = 65_536;
+    /// Prefixes of one family: addresses of the node and of its devices.
+    pub const PREFIXES: u32 = 65_536;
+    /// Datagrams of one family that are under way in fragments.
+    pub const FRAGMENTS: u32 = 8_192;
+    /// Service ids with counters.
+    pub const SERVICE_STATS: u32 = SERVICES;
     /// Source ranges of one family, to begin with.
     pub const SOURCE_RANGES: u32 = 65_536;
     /// Source ranges of one family at most: 16 for each service id.

@@ -22,7 +22,7 @@ use aya_ebpf::programs::TcContext;
 use lb_common::abi::proto;
 use lb_common::{Address as _, Reason};
 use lb_ebpf::checksum;
-use lb_ebpf::path::{Decision, Outcome, Side, Work};
+use lb_ebpf::path::{Side, Work};
 
 use super::Host;
 
@@ -45,7 +45,10 @@ struct Ipv4Tail {
 
 /// Carries out `work.edit`.
 #[inline(always)]
-pub(crate) fn edit<F: Host, const L2: u32>(ctx: &TcContext, work: &Work<F::Addr>) -> Outcome {
+pub(crate) fn edit<F: Host, const L2: u32>(
+    ctx: &TcContext,
+    work: &Work<F::Addr>,
+) -> Result<(), Reason> {
     let packet = &work.packet;
     let new = &work.edit;
     let old = match new.side {
@@ -99,12 +102,12 @@ pub(crate) fn edit<F: Host, const L2: u32>(ctx: &TcContext, work: &Work<F::Addr>
     if new.bridged && L2 != 0 {
         store(ctx, 0, &new.next_hop)?;
     }
-    Ok(Decision::Edit)
+    Ok(())
 }
 
 /// Both ports as the word that lies in the packet.
 #[inline(always)]
-fn ports(source: u16, destination: u16) -> u32 {
+pub(super) fn ports(source: u16, destination: u16) -> u32 {
     let [s0, s1] = source.to_be_bytes();
     let [d0, d1] = destination.to_be_bytes();
     u32::from_ne_bytes([s0, s1, d0, d1])

@@ -1,34 +1,32 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! The maps, and the library's questions answered from them.
+//! The maps.
 //!
 //! Sizes are replaced at load from the agent's configuration.
-//! **Invariant:** values that the packet path changes in place are changed atomically or are
-//! written by the packets of one direction only.
+//! **Invariant:** one map, one place: nothing else declares any. `world.rs` reads and writes them.
 
-use core::arch::asm;
-use core::ptr;
-
-use aya_ebpf::bindings::{BPF_ANY, BPF_F_NO_PREALLOC, BPF_NOEXIST};
-use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, PerCpuArray};
-use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_jiffies64};
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap};
 use aya_ebpf::macros::btf_map;
-use aya_ebpf::programs::TcContext;
 use lb_common::abi::{
-    Backend, Conn, ConnKey, Cursor, Direction, Frontend, FrontendKey, Hop, Iface, SlotKey,
-    SourceRange, limits,
+    Affinity, AffinityKey, Backend, Conn, ConnKey, Cursor, Fragment, FragmentKey, Frontend,
+    FrontendKey, Iface, Prefix, ServiceStats, SlotKey, SourceRange, limits,
 };
 use lb_common::{Reason, V4, V6};
+use lb_ebpf::limit::Bucket;
 use lb_ebpf::packet::Parse;
 use lb_ebpf::path::Work;
-use lb_ebpf::tables::{InsertError, NextHop, Tables};
 
 /// Entries written by the agent are few compared to the room they may need.
 const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
-const E_EXIST: i32 = -17;
 
 type Frontends<A> = HashMap<FrontendKey<A>, Frontend, { limits::FRONTENDS as usize }, ON_DEMAND>;
 type Backends<A> = HashMap<u32, Backend<A>, { limits::BACKENDS as usize }, ON_DEMAND>;
 type Conns<A> = HashMap<ConnKey<A>, Conn<A>, { limits::CONNECTIONS as usize }, 0>;
+type HalfOpen<A> = LruHashMap<ConnKey<A>, Conn<A>, { limits::HALF_OPEN as usize }>;
+type Affinities<A> = LruHashMap<AffinityKey<A>, Affinity, { limits::AFFINITIES as usize }>;
+type Prefixes<A> = LpmTrie<Prefix<A>, A, { limits::PREFIXES as usize }>;
+type Fragments<A> = LruHashMap<FragmentKey<A>, Fragment, { limits::FRAGMENTS as usize }>;
+type Stats = PerCpuHashMap<u32, ServiceStats, { limits::SERVICE_STATS as usize }, ON_DEMAND>;
 type SourceRanges<A> = LpmTrie<SourceRange<A>, u8, { limits::SOURCE_RANGES as usize }>;
 type Works<A> = PerCpuArray<Work<A>, 1>;
 
@@ -37,13 +35,14 @@ static FRONTENDS_V4: Frontends<[u8; 4]> = HashMap::new();
 #[btf_map]
 static FRONTENDS_V6: Frontends<[u8; 16]> = HashMap::new();
 #[btf_map]
-static SLOTS: HashMap<SlotKey, u32, { limits::SLOTS as usize }, ON_DEMAND> = HashMap::new();
+pub(super) static SLOTS: HashMap<SlotKey, u32, { limits::SLOTS as usize }, ON_DEMAND> =
+    HashMap::new();
 #[btf_map]
 static BACKENDS_V4: Backends<[u8; 4]> = HashMap::new();
 #[btf_map]
 static BACKENDS_V6: Backends<[u8; 16]> = HashMap::new();
 #[btf_map]
-static CURSORS: Array<Cursor, { limits::SERVICES as usize }> = Array::new();
+pub(super) static CURSORS: Array<Cursor, { limits::SERVICES as usize }> = Array::new();
 #[btf_map]
 static CONNS_V4: Conns<[u8; 4]> = HashMap::new();
 #[btf_map]
@@ -53,27 +52,53 @@ static SRC_RANGES_V4: SourceRanges<[u8; 4]> = LpmTrie::new();
 #[btf_map]
 static SRC_RANGES_V6: SourceRanges<[u8; 16]> = LpmTrie::new();
 #[btf_map]
-static IFACES: HashMap<u32, Iface, { limits::IFACES as usize }, ON_DEMAND> = HashMap::new();
+static HALF_OPEN_V4: HalfOpen<[u8; 4]> = LruHashMap::new();
 #[btf_map]
-static REASONS: PerCpuArray<u64, { Reason::ALL.len() }> = PerCpuArray::new();
+static HALF_OPEN_V6: HalfOpen<[u8; 16]> = LruHashMap::new();
+#[btf_map]
+static AFFINITY_V4: Affinities<[u8; 4]> = LruHashMap::new();
+#[btf_map]
+static AFFINITY_V6: Affinities<[u8; 16]> = LruHashMap::new();
+#[btf_map]
+static PREFIXES_V4: Prefixes<[u8; 4]> = LpmTrie::new();
+#[btf_map]
+static PREFIXES_V6: Prefixes<[u8; 16]> = LpmTrie::new();
+#[btf_map]
+static FRAGMENTS_V4: Fragments<[u8; 4]> = LruHashMap::new();
+#[btf_map]
+static FRAGMENTS_V6: Fragments<[u8; 16]> = LruHashMap::new();
+#[btf_map]
+pub(super) static SERVICE_STATS: Stats = PerCpuHashMap::new();
+#[btf_map]
+pub(super) static IFACES: HashMap<u32, Iface, { limits::IFACES as usize }, ON_DEMAND> =
+    HashMap::new();
+#[btf_map]
+pub(super) static REASONS: PerCpuArray<u64, { Reason::ALL.len() }> = PerCpuArray::new();
+/// How often this CPU may still answer refused packets.
+#[btf_map]
+pub(super) static RATE: PerCpuArray<Bucket, 1> = PerCpuArray::new();
 #[btf_map]
 static WORK_V4: Works<[u8; 4]> = PerCpuArray::new();
 #[btf_map]
 static WORK_V6: Works<[u8; 16]> = PerCpuArray::new();
 
-/// Jiffies in a second on this kernel; written by the loader.
-#[unsafe(no_mangle)]
-static HZ: u32 = 250;
-
 /// A family with its maps.
 pub(crate) trait Host: Parse {
+    /// Bits of an address.
+    const BITS: u32;
     fn frontends() -> &'static Frontends<Self::Addr>;
     fn backends() -> &'static Backends<Self::Addr>;
     fn conns() -> &'static Conns<Self::Addr>;
+    fn half_open() -> &'static HalfOpen<Self::Addr>;
+    fn affinities() -> &'static Affinities<Self::Addr>;
+    fn source_ranges() -> &'static SourceRanges<Self::Addr>;
+    fn prefixes() -> &'static Prefixes<Self::Addr>;
+    fn fragments() -> &'static Fragments<Self::Addr>;
     fn works() -> &'static Works<Self::Addr>;
 }
 
 impl Host for V4 {
+    const BITS: u32 = 32;
     #[inline(always)]
     fn frontends() -> &'static Frontends<[u8; 4]> {
         &FRONTENDS_V4
@@ -87,12 +112,33 @@ impl Host for V4 {
         &CONNS_V4
     }
     #[inline(always)]
+    fn half_open() -> &'static HalfOpen<[u8; 4]> {
+        &HALF_OPEN_V4
+    }
+    #[inline(always)]
+    fn affinities() -> &'static Affinities<[u8; 4]> {
+        &AFFINITY_V4
+    }
+    #[inline(always)]
+    fn source_ranges() -> &'static SourceRanges<[u8; 4]> {
+        &SRC_RANGES_V4
+    }
+    #[inline(always)]
+    fn prefixes() -> &'static Prefixes<[u8; 4]> {
+        &PREFIXES_V4
+    }
+    #[inline(always)]
+    fn fragments() -> &'static Fragments<[u8; 4]> {
+        &FRAGMENTS_V4
+    }
+    #[inline(always)]
     fn works() -> &'static Works<[u8; 4]> {
         &WORK_V4
     }
 }
 
 impl Host for V6 {
+    const BITS: u32 = 128;
     #[inline(always)]
     fn frontends() -> &'static Frontends<[u8; 16]> {
         &FRONTENDS_V6
@@ -104,6 +150,26 @@ impl Host for V6 {
     #[inline(always)]
     fn conns() -> &'static Conns<[u8; 16]> {
         &CONNS_V6
+    }
+    #[inline(always)]
+    fn half_open() -> &'static HalfOpen<[u8; 16]> {
+        &HALF_OPEN_V6
+    }
+    #[inline(always)]
+    fn affinities() -> &'static Affinities<[u8; 16]> {
+        &AFFINITY_V6
+    }
+    #[inline(always)]
+    fn source_ranges() -> &'static SourceRanges<[u8; 16]> {
+        &SRC_RANGES_V6
+    }
+    #[inline(always)]
+    fn prefixes() -> &'static Prefixes<[u8; 16]> {
+        &PREFIXES_V6
+    }
+    #[inline(always)]
+    fn fragments() -> &'static Fragments<[u8; 16]> {
+        &FRAGMENTS_V6
     }
     #[inline(always)]
     fn works() -> &'static Works<[u8; 16]> {
@@ -118,217 +184,4 @@ pub(crate) fn work<F: Host>() -> Option<&'static mut Work<F::Addr>> {
     let pointer = F::works().get_ptr_mut(0)?;
     // SAFETY: the pointer is this CPU's own element, and see above for why it is not shared.
     Some(unsafe { &mut *pointer })
-}
-
-/// The kernel around one packet.
-pub(crate) struct World {
-    pub(super) skb: *mut aya_ebpf::bindings::__sk_buff,
-}
-
-impl World {
-    #[inline(always)]
-    pub(crate) fn new(ctx: &TcContext) -> Self {
-        Self { skb: ctx.skb.skb }
-    }
-
-    /// What is known of the device that the packet came in by.
-    #[inline(always)]
-    #[expect(
-        clippy::needless_borrows_for_generic_args,
-        reason = "the helper takes the key by address"
-    )]
-    pub(super) fn iface(&self) -> Option<&'static Iface> {
-        // SAFETY: the context is valid for as long as the program runs.
-        let index = unsafe { (*self.skb).ifindex };
-        // SAFETY: written by the agent only, as a whole.
-        unsafe { IFACES.get(&index) }
-    }
-}
-
-impl<F: Host> Tables<F> for World {
-    #[inline(always)]
-    fn frontend(&self, key: &FrontendKey<F::Addr>) -> Option<&Frontend> {
-        // SAFETY: written by the agent only, which replaces elements as a whole.
-        unsafe { F::frontends().get(key) }
-    }
-
-    #[inline(always)]
-    fn slot(&self, key: &SlotKey) -> Option<u32> {
-        // SAFETY: an aligned word is read whole.
-        unsafe { SLOTS.get(key).copied() }
-    }
-
-    #[inline(always)]
-    #[expect(
-        clippy::needless_borrows_for_generic_args,
-        reason = "the helper takes the key by address"
-    )]
-    fn backend(&self, id: u32) -> Option<&Backend<F::Addr>> {
-        // SAFETY: written by the agent only, which replaces elements as a whole. An element that
-        // is removed while it is read may be used anew within nanoseconds; the service is checked
-        // on the copy, which catches all but another backend of the same service.
-        unsafe { F::backends().get(&id) }
-    }
-
-    #[inline(always)]
-    fn advance_cursor(&mut self, service: u32) -> Cursor {
-        let Some(cursor) = CURSORS.get_ptr_mut(service) else {
-            return 0;
-        };
-        fetch_add(cursor, 1)
-    }
-
-    #[inline(always)]
-    fn conn(&self, key: &ConnKey<F::Addr>) -> Option<&Conn<F::Addr>> {
-        // SAFETY: fields that change after insertion are words or written by one direction. An
-        // element that is removed while it is read may be used anew within nanoseconds: only
-        // flows that have been silent for their whole timeout are removed under a reader.
-        unsafe { F::conns().get(key) }
-    }
-
-    #[inline(always)]
-    fn insert_conn(
-        &mut self,
-        key: &ConnKey<F::Addr>,
-        conn: &Conn<F::Addr>,
-    ) -> Result<(), InsertError> {
-        insert::<F>(key, conn, BPF_NOEXIST)
-    }
-
-    #[inline(always)]
-    fn replace_conn(
-        &mut self,
-        key: &ConnKey<F::Addr>,
-        conn: &Conn<F::Addr>,
-    ) -> Result<(), InsertError> {
-        insert::<F>(key, conn, BPF_ANY)
-    }
-
-    #[inline(always)]
-    fn remove_conn(&mut self, key: &ConnKey<F::Addr>) {
-        // An entry that is gone already is as good as one removed.
-        F::conns().remove(key).ok();
-    }
-
-    #[inline(always)]
-    fn touch_conn(&mut self, key: &ConnKey<F::Addr>, now: u32) {
-        if let Some(conn) = F::conns().get_ptr_mut(key) {
-            // SAFETY: an aligned word of a valid element.
-            unsafe { ptr::write_volatile(&raw mut (*conn).last_seen, now) };
-        }
-    }
-
-    #[inline(always)]
-    fn mark_conn(&mut self, key: &ConnKey<F::Addr>, by: Direction, bits: u8) {
-        if let Some(conn) = F::conns().get_ptr_mut(key) {
-            // SAFETY: a byte of a valid element, written by packets of one direction only. Two of
-            // them on two CPUs can lose one bit: a FIN then goes unnoticed, and the flow is swept
-            // by its longer timeout.
-            unsafe {
-                match by {
-                    Direction::Request => (*conn).request_seen |= bits,
-                    Direction::Reply => (*conn).reply_seen |= bits,
-                }
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn unmark_conn(&mut self, key: &ConnKey<F::Addr>, by: Direction, bits: u8) {
-        if let Some(conn) = F::conns().get_ptr_mut(key) {
-            // SAFETY: as in `mark_conn`.
-            unsafe {
-                match by {
-                    Direction::Request => (*conn).request_seen &= !bits,
-                    Direction::Reply => (*conn).reply_seen &= !bits,
-                }
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn set_next_hop(&mut self, key: &ConnKey<F::Addr>, address: [u8; 6]) {
-        if let Some(conn) = F::conns().get_ptr_mut(key) {
-            // SAFETY: a valid element; only requests of this one flow write these fields.
-            unsafe {
-                (*conn).next_hop = address;
-                (*conn).hop = Hop::Bridged as u8;
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn now(&self) -> u32 {
-        // SAFETY: the helper has no arguments.
-        let jiffies = unsafe { bpf_jiffies64() };
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "ages are taken modulo 2^32"
-        )]
-        let low = jiffies as u32;
-        low
-    }
-
-    #[inline(always)]
-    fn ticks_per_second(&self) -> u32 {
-        // SAFETY: a constant of the program, read volatile because the loader replaces it.
-        unsafe { ptr::read_volatile(&raw const HZ) }
-    }
-
-    #[inline(always)]
-    fn random(&mut self) -> u32 {
-        // SAFETY: the helper has no arguments.
-        unsafe { bpf_get_prandom_u32() }
-    }
-
-    #[inline(always)]
-    fn has_direct_socket(&self, reply: &ConnKey<F::Addr>) -> bool {
-        self.client_has_socket::<F>(reply)
-    }
-
-    #[inline(always)]
-    fn next_hop(&self, destination: &F::Addr) -> NextHop {
-        self.bridge_hop::<F>(destination)
-    }
-
-    #[inline(always)]
-    fn count(&mut self, reason: Reason) {
-        if let Some(counter) = REASONS.get_ptr_mut(reason as u32) {
-            // SAFETY: this CPU's own element.
-            unsafe { *counter += 1 };
-        }
-    }
-}
-
-/// Adds to a word of a map and returns what it was before, as one step for all CPUs.
-///
-/// The compiler offers no read-modify-write for this target, because the first instruction set
-/// had none that returns the old value.
-#[inline(always)]
-fn fetch_add(word: *mut u64, add: u64) -> u64 {
-    let mut value = add;
-    // SAFETY: `word` is an aligned element of a map that is only ever used through here.
-    // KERNEL: >= 5.12 (BPF_FETCH, commit 5ffa25502b5a).
-    unsafe {
-        asm!(
-            "{value} = atomic_fetch_add((u64 *)({word} + 0), {value})",
-            value = inout(reg) value,
-            word = in(reg) word,
-            options(nostack),
-        );
-    }
-    value
-}
-
-#[inline(always)]
-fn insert<F: Host>(
-    key: &ConnKey<F::Addr>,
-    conn: &Conn<F::Addr>,
-    flags: u32,
-) -> Result<(), InsertError> {
-    match F::conns().insert(key, conn, u64::from(flags)) {
-        Ok(()) => Ok(()),
-        Err(E_EXIST) => Err(InsertError::Exists),
-        Err(_) => Err(InsertError::Full),
-    }
 }

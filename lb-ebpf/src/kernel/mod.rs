@@ -5,10 +5,17 @@
 //! **Invariant:** no decision is taken here; the library in `path/` decides.
 
 mod edit;
+mod icmp;
 mod maps;
 mod parse;
+mod reject;
+mod settings;
 mod sock;
+mod world;
 
 pub(crate) use edit::edit;
-pub(crate) use maps::{Host, World, work};
+pub(crate) use icmp::icmp;
+pub(crate) use maps::{Host, work};
 pub(crate) use parse::{ethertype, parse};
+pub(crate) use reject::reject;
+pub(crate) use world::World;

@@ -3,88 +3,94 @@
 //!
 //! Both entries carry the same state; it changes a handful of times in a connection's life, and
 //! only then the other entry is looked up.
-//! **Invariant:** a packet that changes no state and finds a fresh `last_seen` writes nothing.
+//! **Invariant:** a packet that changes no state and finds a fresh `last_seen` writes nothing but
+//! the counters of its own entry.
 
-use lb_common::abi::{Conn, ConnKey, ConnState, Direction, Hop, copy_link_address, proto};
-use lb_common::{Address as _, Family};
+use lb_common::abi::{
+    Action, ConnFlags, ConnState, Direction, Hook, Hop, copy_link_address, proto,
+};
+use lb_common::{Family, Reason};
 
-use super::{Decision, Side, Work};
+use super::{Side, Work, promote};
 use crate::packet::tcp;
-use crate::tables::{NextHop, Tables};
+use crate::tables::{NextHop, Table, Tables};
 
 /// The flags of the answer to a SYN.
 const OPENED: u8 = tcp::SYN | tcp::ACK;
 
-/// Rewrites a request as its entry in `work.request` says.
+/// Rewrites a packet as its entry in `work.conn` says, and notes what it showed of its flow.
 #[inline(always)]
-pub(super) fn forward<F: Family, T: Tables<F>>(
+pub(super) fn apply<F: Family, T: Tables<F>>(
     tables: &mut T,
     work: &mut Work<F::Addr>,
-) -> Decision {
-    if work.request.hop == Hop::Unresolved as u8
-        && let NextHop::Bridged(address) = tables.next_hop(&work.request.peer)
+) -> Result<(), Reason> {
+    resolve_hop(tables, work);
+    fill_edit(work);
+    let by = match Action::from_byte(work.conn.action) {
+        Some(action) => action.direction(),
+        None => Direction::Request,
+    };
+    let bits = shown(work.packet.proto, work.packet.tcp_flags, by);
+    note(tables, work, by, bits);
+    if work.table as u8 == Table::HalfOpen as u8 && promote::is_due(work, by) {
+        promote::promote(tables, work, by, bits)?;
+    }
+    if work.conn.flags & ConnFlags::MASQUERADED != 0 && work.conn.action == Action::Dnat as u8 {
+        tables.set_mark(true);
+    }
+    Ok(())
+}
+
+/// Asks again for the link-layer address of a backend on the client's bridge.
+#[inline(always)]
+fn resolve_hop<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>) {
+    if work.conn.hop == Hop::Unresolved as u8
+        && let NextHop::Bridged(address) = tables.next_hop(&work.conn.peer)
     {
-        work.request.next_hop = address;
-        work.request.hop = Hop::Bridged as u8;
-        tables.set_next_hop(&work.request_key, address);
+        work.conn.next_hop = address;
+        work.conn.hop = Hop::Bridged as u8;
+        tables.set_next_hop(work.table, &work.key, address);
     }
-    let conn = &work.request;
-    work.edit.address = F::Addr::from_words(conn.peer.words());
-    work.edit.source_port = conn.client_port;
-    work.edit.destination_port = conn.peer_port;
-    work.edit.side = Side::Destination;
-    work.edit.bridged = conn.hop == Hop::Bridged as u8;
-    if work.edit.bridged {
-        copy_link_address(&mut work.edit.next_hop, &conn.next_hop);
-    }
-    let bits = if work.packet.proto == proto::TCP {
-        closing(work.packet.tcp_flags, ConnState::FIN_REQUEST)
-    } else {
-        0
-    };
-    note(
-        tables,
-        Direction::Request,
-        &work.request_key,
-        &work.request,
-        bits,
-        &mut work.other_key,
-    );
-    Decision::Edit
 }
 
-/// Rewrites a reply as its entry in `work.reply` says.
+/// What an entry rewrites depends on nothing but the hook.
 #[inline(always)]
-pub(super) fn back<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>) -> Decision {
-    let conn = &work.reply;
-    work.edit.address = F::Addr::from_words(conn.peer.words());
-    work.edit.source_port = conn.peer_port;
-    work.edit.destination_port = conn.client_port;
-    work.edit.side = Side::Source;
-    work.edit.bridged = false;
-    let flags = work.packet.tcp_flags;
-    let bits = if work.packet.proto == proto::UDP || flags & OPENED == OPENED {
-        ConnState::REPLIED
+fn fill_edit<A: lb_common::Address>(work: &mut Work<A>) {
+    let conn = &work.conn;
+    work.edit.address = A::from_words(conn.peer.words());
+    if work.key.hook == Hook::Ingress as u8 {
+        work.edit.source_port = conn.client_port;
+        work.edit.destination_port = conn.peer_port;
+        work.edit.side = Side::Destination;
+        work.edit.bridged = conn.hop == Hop::Bridged as u8;
+        if work.edit.bridged {
+            copy_link_address(&mut work.edit.next_hop, &conn.next_hop);
+        }
     } else {
-        closing(flags, ConnState::FIN_REPLY)
-    };
-    note(
-        tables,
-        Direction::Reply,
-        &work.reply_key,
-        &work.reply,
-        bits,
-        &mut work.other_key,
-    );
-    Decision::Edit
+        work.edit.source_port = conn.peer_port;
+        work.edit.destination_port = conn.client_port;
+        work.edit.side = Side::Source;
+        work.edit.bridged = false;
+    }
 }
 
-/// The state bits that a packet of TCP sets when it closes its direction.
+/// The state bits that a packet sets.
 #[inline(always)]
-fn closing(flags: u8, fin: u8) -> u8 {
+fn shown(proto: u8, flags: u8, by: Direction) -> u8 {
+    let is_reply = by as u8 == Direction::Reply as u8;
+    if proto == proto::UDP {
+        return if is_reply { ConnState::REPLIED } else { 0 };
+    }
+    if is_reply && flags & OPENED == OPENED {
+        return ConnState::REPLIED;
+    }
     let mut bits = 0;
     if flags & tcp::FIN != 0 {
-        bits |= fin;
+        bits |= if is_reply {
+            ConnState::FIN_REPLY
+        } else {
+            ConnState::FIN_REQUEST
+        };
     }
     if flags & tcp::RST != 0 {
         bits |= ConnState::RESET;
@@ -96,30 +102,49 @@ fn closing(flags: u8, fin: u8) -> u8 {
 #[inline(always)]
 fn note<F: Family, T: Tables<F>>(
     tables: &mut T,
+    work: &mut Work<F::Addr>,
     by: Direction,
-    key: &ConnKey<F::Addr>,
-    conn: &Conn<F::Addr>,
     bits: u8,
-    other_key: &mut ConnKey<F::Addr>,
 ) {
-    if conn.state() & bits != bits {
-        *other_key = conn.pair_key(key);
-        tables.mark_conn(key, by, bits);
-        tables.mark_conn(other_key, by, bits);
+    if work.conn.state() & bits != bits {
+        work.other_key = work.conn.pair_key(&work.key);
+        tables.mark_conn(work.table, &work.key, by, bits);
+        tables.mark_conn(work.table, &work.other_key, by, bits);
     }
     let seen = match by {
-        Direction::Request => conn.request_seen,
-        Direction::Reply => conn.reply_seen,
+        Direction::Request => work.conn.request_seen,
+        Direction::Reply => work.conn.reply_seen,
     };
     // Who resets a connection says nothing more: the RST was not his, or was ignored for being
     // out of the window (RFC 5961), and the connection lives.
     if seen & ConnState::RESET != 0 && bits & ConnState::RESET == 0 {
-        *other_key = conn.pair_key(key);
-        tables.unmark_conn(key, by, ConnState::RESET);
-        tables.unmark_conn(other_key, by, ConnState::RESET);
+        work.other_key = work.conn.pair_key(&work.key);
+        tables.unmark_conn(work.table, &work.key, by, ConnState::RESET);
+        tables.unmark_conn(work.table, &work.other_key, by, ConnState::RESET);
     }
     let now = tables.now();
-    if now.wrapping_sub(conn.last_seen) >= tables.ticks_per_second() {
-        tables.touch_conn(key, now);
+    if now.wrapping_sub(work.conn.last_seen) >= tables.ticks_per_second() {
+        tables.touch_conn(work.table, &work.key, now);
     }
+}
+
+/// True when the entry in `work.conn` is one of requests at egress or replies at ingress whose other
+/// half is gone: what looks like ours may then belong to the kernel's own masquerading, which chooses
+/// ports by itself. Looked at once a second, together with `last_seen`.
+#[inline(always)]
+pub(super) fn is_stray<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>) -> bool {
+    if work.conn.action != Action::UndoSnat as u8 {
+        return false;
+    }
+    let age = tables.now().wrapping_sub(work.conn.last_seen);
+    if age < tables.ticks_per_second() {
+        return false;
+    }
+    work.other_key = work.conn.pair_key(&work.key);
+    if tables.conn(work.table, &work.other_key).is_some() {
+        return false;
+    }
+    tables.remove_conn(work.table, &work.key);
+    tables.count(Reason::MasqueradeStray);
+    true
 }

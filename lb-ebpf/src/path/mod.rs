@@ -5,34 +5,83 @@
 //! **Invariant:** a packet that is not ours leaves through [`Decision::Pass`] with nothing
 //! counted and nothing written. Next: `request.rs` for tc ingress, `reply.rs` for tc egress.
 
+mod affinity;
 mod flow;
+mod icmp;
+mod masquerade;
 mod open;
+mod promote;
 mod reply;
 mod request;
 mod select;
 #[cfg(test)]
 mod tests;
 
+pub use icmp::{icmp, is_from_or_for_the_peer};
+pub use masquerade::begin_reply;
+pub use open::begin;
 pub use reply::reply;
 pub use request::request;
 
 use bytemuck::Zeroable as _;
-use lb_common::abi::{Backend, Conn, ConnKey, Frontend, FrontendKey, Scope};
+use lb_common::abi::{AffinityKey, Backend, Conn, ConnKey, Frontend, FrontendKey, Scope};
 use lb_common::{Address, Reason};
 
 use crate::packet::Packet;
+use crate::tables::Table;
 
 /// What becomes of a packet.
+///
+/// VERIFIER: one number, here and wherever a function that is not inlined returns something, because
+/// BPF cannot return aggregates, and of a number put together from two the compiler may leave one to
+/// chance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Decision {
+pub enum Outcome {
     /// Not ours: go on untouched.
     Pass,
     /// Rewrite as [`Work::edit`] says, then go on.
     Edit,
+    /// A flow begins: what to do is up to [`begin`] or [`begin_reply`].
+    ///
+    /// VERIFIER: a step of its own, so that its stack is not on top of that of the first step.
+    Begin,
+    /// Ours, and it cannot be served.
+    Refused(Reason),
 }
 
-/// The result of a step: small, because BPF cannot return aggregates.
-pub type Outcome = Result<Decision, Reason>;
+const _: () = assert!(size_of::<Outcome>() == size_of::<Reason>());
+
+impl From<Result<(), Reason>> for Outcome {
+    #[inline(always)]
+    fn from(result: Result<(), Reason>) -> Self {
+        match result {
+            Ok(()) => Self::Edit,
+            Err(reason) => Self::Refused(reason),
+        }
+    }
+}
+
+/// What came of one attempt to claim a tuple.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Claim {
+    /// The flow has it.
+    Done,
+    /// A living flow has it.
+    Taken,
+    /// No attempt will do better.
+    Refused(Reason),
+}
+
+impl Claim {
+    #[inline(always)]
+    fn is_done(self) -> Result<bool, Reason> {
+        match self {
+            Self::Done => Ok(true),
+            Self::Taken => Ok(false),
+            Self::Refused(reason) => Err(reason),
+        }
+    }
+}
 
 /// Which address of the packet is rewritten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,16 +134,22 @@ pub struct Work<A> {
     pub backend: Backend<A>,
     /// Id of `backend`.
     pub backend_id: u32,
-    /// Key of the flow's request entry.
-    pub request_key: ConnKey<A>,
-    /// The flow's request entry.
-    pub request: Conn<A>,
-    /// Key of the flow's reply entry.
-    pub reply_key: ConnKey<A>,
-    /// The flow's reply entry.
-    pub reply: Conn<A>,
+    /// Key of the entry that this packet is for.
+    pub key: ConnKey<A>,
+    /// The entry that this packet is for.
+    pub conn: Conn<A>,
+    /// The table that `conn` is in.
+    pub table: Table,
+    /// Whether a new flow goes where it says, with another source port.
+    pub direct: bool,
+    /// Key of the entry for the other direction of a new flow.
+    pub pair_key: ConnKey<A>,
+    /// The entry for the other direction of a new flow.
+    pub pair: Conn<A>,
     /// Key of another flow's entry.
     pub other_key: ConnKey<A>,
+    /// Who keeps a backend.
+    pub affinity_key: AffinityKey<A>,
 }
 
 impl<A: Address> Work<A>
@@ -103,6 +158,7 @@ where
     Backend<A>: bytemuck::Zeroable,
     ConnKey<A>: bytemuck::Zeroable,
     Conn<A>: bytemuck::Zeroable,
+    AffinityKey<A>: bytemuck::Zeroable,
 {
     /// A record with nothing known.
     pub fn new() -> Self {
@@ -123,11 +179,14 @@ where
             count: 0,
             backend: Backend::zeroed(),
             backend_id: 0,
-            request_key: ConnKey::zeroed(),
-            request: Conn::zeroed(),
-            reply_key: ConnKey::zeroed(),
-            reply: Conn::zeroed(),
+            key: ConnKey::zeroed(),
+            conn: Conn::zeroed(),
+            table: Table::Established,
+            direct: false,
+            pair_key: ConnKey::zeroed(),
+            pair: Conn::zeroed(),
             other_key: ConnKey::zeroed(),
+            affinity_key: AffinityKey::zeroed(),
         }
     }
 }
@@ -138,6 +197,7 @@ where
     Backend<A>: bytemuck::Zeroable,
     ConnKey<A>: bytemuck::Zeroable,
     Conn<A>: bytemuck::Zeroable,
+    AffinityKey<A>: bytemuck::Zeroable,
 {
     fn default() -> Self {
         Self::new()

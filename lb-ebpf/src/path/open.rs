@@ -5,11 +5,14 @@
 //! taken, other backends are tried, then other source ports.
 //! **Invariant:** no request entry exists without its reply entry.
 
-use lb_common::abi::{Conn, ConnKey, ConnState, Direction, Hop, Policy, proto};
+use lb_common::abi::{
+    Action, BackendFlags, Conn, ConnFlags, ConnKey, ConnState, FrontendFlags, Hook, Hop, Policy,
+    Scope, proto,
+};
 use lb_common::{Address as _, Family, Reason};
 
-use super::{Outcome, Work, flow, select};
-use crate::tables::{InsertError, NextHop, Tables};
+use super::{Claim, Outcome, Work, affinity, flow, select};
+use crate::tables::{Dialled, InsertError, NextHop, Table, Tables};
 
 /// Backends tried with the client's own source port.
 const BACKEND_ATTEMPTS: u32 = 4;
@@ -21,83 +24,113 @@ const ATTEMPTS: u32 = 8;
 const PORTS_FIRST: u32 = 32_768;
 const PORTS: u32 = 28_232;
 
-/// What came of one attempt.
-#[derive(PartialEq, Eq)]
-enum Claim {
-    /// The flow has its entries.
-    Done,
-    /// The reply tuple is taken by a living flow.
-    Taken,
+/// Opens the flow that [`super::request`] found to begin, and decides about its first packet.
+#[inline(never)]
+pub fn begin<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>) -> Outcome {
+    let opened = if work.direct {
+        open_direct(tables, work)
+    } else {
+        open(tables, work)
+    };
+    match opened {
+        Ok(()) => flow::apply(tables, work).into(),
+        Err(reason) => Outcome::Refused(reason),
+    }
 }
 
-/// Opens a flow through the frontend in `work.frontend` and rewrites its first packet.
+/// Opens a flow through the frontend in `work.frontend`; its entry is in `work.conn` then.
 #[inline(always)]
-pub(super) fn open<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>) -> Outcome {
-    select::choose_list(work);
-    if work.count == 0 {
-        return Err(
-            if work.frontend.policy(work.scope) & Policy::DROP_IF_EMPTY == 0 {
-                Reason::NoBackend
-            } else {
-                Reason::PolicyDrop
-            },
-        );
+fn open<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>) -> Result<(), Reason> {
+    let service = work.frontend.service;
+    if let Err(reason) = admit(tables, work) {
+        tables.count_service(service, Dialled::Rejected);
+        return Err(reason);
     }
-    let position = select::select_position(tables, work);
-    let mut others = false;
+    let kept = affinity::kept_backend(tables, work);
+    let position = if kept {
+        0
+    } else {
+        select::select_position(tables, work)
+    };
     let mut attempt = 0;
     while attempt < ATTEMPTS {
-        let own_port = attempt < BACKEND_ATTEMPTS && attempt < u32::from(work.count);
-        select::select_backend(tables, work, position, attempt)?;
-        attempt += 1;
-        // Reaching itself needs SNAT; another backend serves as well.
-        if work.backend.address.words() == work.packet.source.words() {
-            continue;
+        let own_port =
+            attempt == 0 || !kept && attempt < BACKEND_ATTEMPTS && attempt < u32::from(work.count);
+        if !kept {
+            select::select_backend(tables, work, position, attempt)?;
         }
-        others = true;
+        attempt += 1;
         let client_port = if own_port {
             work.packet.source_port
         } else {
             random_port(tables)
         };
         prepare(tables, work, client_port);
-        if claim(tables, work)? == Claim::Done {
+        if claim(tables, work).is_done()? {
             if !own_port && client_port != work.packet.source_port {
                 tables.count(Reason::SourcePortChanged);
             }
-            return Ok(flow::forward(tables, work));
+            ask_for_masquerade(tables, work);
+            affinity::keep(tables, work);
+            tables.count_service(service, Dialled::Opened);
+            return Ok(());
         }
     }
-    Err(if others {
-        Reason::NoSourcePort
+    Err(Reason::NoSourcePort)
+}
+
+/// Finds out where the packet comes from and whether the frontend serves it at all.
+#[inline(always)]
+fn admit<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>) -> Result<(), Reason> {
+    work.scope = if tables.is_pod(&work.packet.source) {
+        Scope::Pod
     } else {
-        Reason::Hairpin
-    })
+        Scope::External
+    };
+    if work.frontend.flags & FrontendFlags::SOURCE_RANGES != 0
+        && !tables.admits(work.frontend.service, &work.packet.source)
+    {
+        return Err(Reason::SourceRange);
+    }
+    select::choose_list(work);
+    if work.count != 0 {
+        return Ok(());
+    }
+    Err(
+        if work.frontend.policy(work.scope) & Policy::DROP_IF_EMPTY == 0 {
+            Reason::NoBackend
+        } else {
+            Reason::PolicyDrop
+        },
+    )
 }
 
 /// Opens a flow that goes where it says, with another source port, because a flow through a
 /// frontend has its reply tuple.
 #[inline(always)]
-pub(super) fn open_direct<F: Family, T: Tables<F>>(
+fn open_direct<F: Family, T: Tables<F>>(
     tables: &mut T,
     work: &mut Work<F::Addr>,
-) -> Outcome {
+) -> Result<(), Reason> {
     work.backend.service = 0;
     work.backend.epoch = 0;
     work.backend.address = work.packet.destination;
     work.backend.port = work.packet.destination_port;
+    work.backend.flags = BackendFlags::ON_THIS_NODE;
     work.backend_id = 0;
     work.frontend.generation = 0;
+    work.frontend.pod_policy = 0;
+    work.scope = Scope::Pod;
     let mut attempt = 0;
     while attempt < BACKEND_ATTEMPTS {
         attempt += 1;
         let client_port = random_port(tables);
         prepare(tables, work, client_port);
         // A direct flow is routed or bridged as its own headers say already.
-        work.request.hop = Hop::Routed as u8;
-        if claim(tables, work)? == Claim::Done {
+        work.conn.hop = Hop::Routed as u8;
+        if claim(tables, work).is_done()? {
             tables.count(Reason::SourcePortChanged);
-            return Ok(flow::forward(tables, work));
+            return Ok(());
         }
     }
     Err(Reason::NoSourcePort)
@@ -112,121 +145,182 @@ fn random_port<F: Family, T: Tables<F>>(tables: &mut T) -> u16 {
 }
 
 /// Writes both entries of the flow to the chosen backend into the work record.
-#[inline(always)]
+#[inline(never)]
 fn prepare<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>, client_port: u16) {
     let now = tables.now();
     let packet = &work.packet;
-    work.request = Conn::new((work.backend.address, work.backend.port), client_port, now);
-    work.request.service = work.backend.service;
-    work.request.backend = work.backend_id;
-    work.request.epoch = work.backend.epoch;
-    work.request.generation = work.frontend.generation;
-    work.reply_key = ConnKey::new(
+    work.conn = Conn::new(
+        Action::Dnat,
+        (work.backend.address, work.backend.port),
+        client_port,
+        now,
+    );
+    work.conn.service = work.backend.service;
+    work.conn.backend = work.backend_id;
+    work.conn.epoch = work.backend.epoch;
+    work.conn.generation = work.frontend.generation;
+    work.conn.flags = masquerade_flag(work);
+    work.pair_key = ConnKey::new(
         (work.backend.address, work.backend.port),
         (packet.source, client_port),
         packet.proto,
-        Direction::Reply,
+        Hook::Egress,
     );
-    work.reply = Conn::new(
+    work.pair = Conn::new(
+        Action::UndoDnat,
         (packet.destination, packet.destination_port),
         packet.source_port,
         now,
     );
-    work.reply.service = work.request.service;
-    work.reply.backend = work.request.backend;
-    work.reply.epoch = work.request.epoch;
-    work.reply.generation = work.request.generation;
+    work.pair.service = work.conn.service;
+    work.pair.backend = work.conn.backend;
+    work.pair.epoch = work.conn.epoch;
+    work.pair.generation = work.conn.generation;
+    work.pair.flags = work.conn.flags;
+    work.table = Table::HalfOpen;
+}
+
+/// `ConnFlags::MASQUERADED` when the frontend's policy asks for it, or when a client reaches itself:
+/// it would take the answer of its own address for a stranger's.
+#[inline(always)]
+fn masquerade_flag<A: lb_common::Address>(work: &Work<A>) -> u8 {
+    let policy = work.frontend.policy(work.scope);
+    let remote = work.backend.flags & BackendFlags::ON_THIS_NODE == 0;
+    let hairpin = work.backend.address.words() == work.packet.source.words();
+    let wanted =
+        hairpin || policy & Policy::SNAT_ALWAYS != 0 || policy & Policy::SNAT_REMOTE != 0 && remote;
+    u8::from(wanted) * ConnFlags::MASQUERADED
+}
+
+/// Leaves word at egress that the flow is to be masqueraded, for the case that the packet's mark
+/// does not get there.
+#[inline(always)]
+fn ask_for_masquerade<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>) {
+    if work.conn.flags & ConnFlags::MASQUERADED == 0 || tables.masquerades_by_mark() {
+        return;
+    }
+    work.other_key = ConnKey::new(
+        (work.packet.source, work.conn.client_port),
+        (work.conn.peer, work.conn.peer_port),
+        work.packet.proto,
+        Hook::Egress,
+    );
+    work.pair.take_over(&work.conn);
+    work.pair.action = Action::Snat as u8;
+    work.pair.flags = ConnFlags::PENDING;
+    // Without room the mark alone must do; an entry that is there serves this flow as well.
+    tables
+        .insert_conn(Table::HalfOpen, &work.other_key, &work.pair)
+        .ok();
 }
 
 /// Claims the reply tuple and inserts both entries.
-#[inline(always)]
-fn claim<F: Family, T: Tables<F>>(
-    tables: &mut T,
-    work: &mut Work<F::Addr>,
-) -> Result<Claim, Reason> {
-    match tables.insert_conn(&work.reply_key, &work.reply) {
+#[inline(never)]
+fn claim<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>) -> Claim {
+    // Who reaches itself from the very port that it serves: both directions would look the same.
+    if work.backend.port == work.conn.client_port
+        && work.backend.address.words() == work.packet.source.words()
+    {
+        return Claim::Taken;
+    }
+    match tables.insert_conn(Table::HalfOpen, &work.pair_key, &work.pair) {
         Ok(()) => {}
-        Err(InsertError::Full) => return Err(Reason::ConnectionsFull),
+        Err(InsertError::Full) => return Claim::Refused(Reason::ConnectionsFull),
         Err(InsertError::Exists) => {
-            if !take_over(tables, work)? {
-                return Ok(Claim::Taken);
+            let taken_over = take_over(tables, work);
+            if taken_over != Claim::Done {
+                return taken_over;
             }
         }
     }
-    if work.packet.proto == proto::TCP && tables.has_direct_socket(&work.reply_key) {
-        tables.remove_conn(&work.reply_key);
-        return Ok(Claim::Taken);
+    // ORDER: after the insertion, so that a flow that becomes established meanwhile is seen in one
+    // table or the other.
+    if is_established(tables, work)
+        || work.packet.proto == proto::TCP && tables.has_direct_socket(&work.pair_key)
+    {
+        tables.remove_conn(Table::HalfOpen, &work.pair_key);
+        return Claim::Taken;
     }
-    if work.backend_id != 0 {
+    if work.backend_id != 0 && work.conn.flags & ConnFlags::MASQUERADED == 0 {
         match tables.next_hop(&work.backend.address) {
             NextHop::Routed => {}
-            NextHop::Unresolved => work.request.hop = Hop::Unresolved as u8,
+            NextHop::Unresolved => work.conn.hop = Hop::Unresolved as u8,
             NextHop::Bridged(address) => {
-                work.request.hop = Hop::Bridged as u8;
-                work.request.next_hop = address;
+                work.conn.hop = Hop::Bridged as u8;
+                work.conn.next_hop = address;
             }
         }
     }
-    match tables.insert_conn(&work.request_key, &work.request) {
-        Ok(()) => Ok(Claim::Done),
+    match tables.insert_conn(Table::HalfOpen, &work.key, &work.conn) {
+        Ok(()) => Claim::Done,
         Err(InsertError::Full) => {
-            tables.remove_conn(&work.reply_key);
-            Err(Reason::ConnectionsFull)
+            tables.remove_conn(Table::HalfOpen, &work.pair_key);
+            Claim::Refused(Reason::ConnectionsFull)
         }
-        Err(InsertError::Exists) => {
-            yield_to_first(tables, work)?;
-            Ok(Claim::Done)
-        }
+        Err(InsertError::Exists) => yield_to_first(tables, work),
     }
 }
 
-/// Takes a reply tuple over from a flow that no longer needs it: one that is over, or an earlier
-/// one of the same client to the same frontend. False when the other flow lives.
+/// Whether a living established flow has the reply tuple; what is left of one that has ended, or of
+/// an earlier one of the same client to the same frontend, is removed.
 #[inline(always)]
-fn take_over<F: Family, T: Tables<F>>(
-    tables: &mut T,
-    work: &mut Work<F::Addr>,
-) -> Result<bool, Reason> {
-    let Some(existing) = tables.conn(&work.reply_key) else {
-        // It was removed just now; the next attempt will have it.
-        return Ok(false);
+fn is_established<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>) -> bool {
+    let Some(existing) = tables.conn(Table::Established, &work.pair_key) else {
+        return false;
     };
     let over = ConnState::is_over(existing.state());
-    work.other_key = existing.pair_key(&work.reply_key);
-    if work.other_key == work.request_key {
-        return match tables.replace_conn(&work.reply_key, &work.reply) {
-            Ok(()) => Ok(true),
-            Err(_) => Err(Reason::ConnectionsFull),
+    work.other_key = existing.pair_key(&work.pair_key);
+    if work.other_key != work.key {
+        if !over {
+            return true;
+        }
+        tables.remove_conn(Table::Established, &work.other_key);
+    }
+    tables.remove_conn(Table::Established, &work.pair_key);
+    false
+}
+
+/// Takes a reply tuple over from a half-open flow that no longer needs it: one that is over, or an
+/// earlier one of the same client to the same frontend. Taken when the other flow lives.
+#[inline(always)]
+fn take_over<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>) -> Claim {
+    let Some(existing) = tables.conn(Table::HalfOpen, &work.pair_key) else {
+        // It was removed just now; the next attempt will have it.
+        return Claim::Taken;
+    };
+    let over = ConnState::is_over(existing.state());
+    work.other_key = existing.pair_key(&work.pair_key);
+    if work.other_key == work.key {
+        return match tables.replace_conn(Table::HalfOpen, &work.pair_key, &work.pair) {
+            Ok(()) => Claim::Done,
+            Err(_) => Claim::Refused(Reason::ConnectionsFull),
         };
     }
     if !over {
-        return Ok(false);
+        return Claim::Taken;
     }
     // The place of the flow that ended is claimed like a free one, since another CPU may want it
     // for yet another flow.
-    tables.remove_conn(&work.other_key);
-    tables.remove_conn(&work.reply_key);
-    match tables.insert_conn(&work.reply_key, &work.reply) {
-        Ok(()) => Ok(true),
-        Err(InsertError::Exists) => Ok(false),
-        Err(InsertError::Full) => Err(Reason::ConnectionsFull),
+    tables.remove_conn(Table::HalfOpen, &work.other_key);
+    tables.remove_conn(Table::HalfOpen, &work.pair_key);
+    match tables.insert_conn(Table::HalfOpen, &work.pair_key, &work.pair) {
+        Ok(()) => Claim::Done,
+        Err(InsertError::Exists) => Claim::Taken,
+        Err(InsertError::Full) => Claim::Refused(Reason::ConnectionsFull),
     }
 }
 
 /// Another packet of the same flow was faster on another CPU: its choice holds.
 #[inline(always)]
-fn yield_to_first<F: Family, T: Tables<F>>(
-    tables: &mut T,
-    work: &mut Work<F::Addr>,
-) -> Result<(), Reason> {
+fn yield_to_first<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>) -> Claim {
     tables.count(Reason::InsertRace);
-    let Some(first) = tables.conn(&work.request_key) else {
-        return Err(Reason::TableMiss);
+    let Some(first) = tables.conn(Table::HalfOpen, &work.key) else {
+        return Claim::Refused(Reason::TableMiss);
     };
-    work.request.take_over(first);
-    work.other_key = work.request.pair_key(&work.request_key);
-    if work.other_key != work.reply_key {
-        tables.remove_conn(&work.reply_key);
+    work.conn.take_over(first);
+    work.other_key = work.conn.pair_key(&work.key);
+    if work.other_key != work.pair_key {
+        tables.remove_conn(Table::HalfOpen, &work.pair_key);
     }
-    Ok(())
+    Claim::Done
 }

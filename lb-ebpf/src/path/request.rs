@@ -1,153 +1,234 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! tc ingress: packets from clients towards frontends.
+//! tc ingress: packets from clients towards frontends, and replies to masqueraded requests.
 //!
 //! An established flow of TCP costs one lookup, a flow of UDP three, because a datagram must not
 //! go to a backend that is gone. See the README for what each packet costs.
 //! **Invariant:** TCP that neither opens a connection nor has an entry goes to the stack, so
 //! connections that something else translates live on.
 
-use lb_common::abi::{ConnKey, ConnState, Direction, FrontendKey, Kind, Scope, proto};
+use lb_common::abi::{Action, ConnFlags, ConnKey, ConnState, FrontendKey, Hook, proto};
 use lb_common::{Family, Reason};
 
-use super::{Decision, Outcome, Work, flow, open};
+use super::{Outcome, Work, flow};
 use crate::packet::tcp;
-use crate::tables::Tables;
+use crate::tables::{Table, Tables};
+
+/// What is to be done with a packet before its entry is applied.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Step {
+    /// Nothing at all: it is not ours.
+    Leave,
+    /// Its entry is in `work.conn`.
+    Apply,
+    /// A flow through the frontend in `work.frontend` begins.
+    Open,
+    /// A flow that needs another source port begins.
+    OpenDirect,
+}
 
 /// Decides about a packet whose headers are in `work.packet`.
 #[inline(always)]
 pub fn request<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>) -> Outcome {
     let packet = &work.packet;
-    work.request_key = ConnKey::new(
+    work.key = ConnKey::new(
         (packet.source, packet.source_port),
         (packet.destination, packet.destination_port),
         packet.proto,
-        Direction::Request,
+        Hook::Ingress,
     );
     let opens = packet.proto == proto::UDP || packet.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN;
-    if !opens {
-        return established(tables, work);
-    }
-    work.frontend_key = FrontendKey::new(packet.destination, packet.destination_port, packet.proto);
-    let Some(frontend) = tables.frontend(&work.frontend_key) else {
-        return direct(tables, work);
+    // One way in for each step, so that each is there once in the program.
+    let step = if opens {
+        opening(tables, work)
+    } else if find(tables, work) && !flow::is_stray(tables, work) {
+        Step::Apply
+    } else {
+        Step::Leave
     };
-    // The other kinds need what this path does not have yet: masquerading and source ranges.
-    if frontend.kind != Kind::ClusterIp as u8 {
-        return direct(tables, work);
+    if step == Step::Leave {
+        return Outcome::Pass;
     }
-    // Sources are not told apart yet.
-    work.scope = Scope::Pod;
-    work.frontend.take_over(frontend);
     if work.packet.first_fragment {
-        return Err(Reason::Fragment);
+        return Outcome::Refused(Reason::Fragment);
     }
-    if may_continue(tables, work) {
-        return Ok(flow::forward(tables, work));
+    if step == Step::Apply {
+        return flow::apply(tables, work).into();
     }
-    open::open(tables, work)
+    work.direct = step == Step::OpenDirect;
+    Outcome::Begin
 }
 
-/// A packet of TCP in the middle of a connection.
+/// Looks for the packet's entry, counts the packet in it and puts it into the work record.
 #[inline(always)]
-fn established<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>) -> Outcome {
-    let Some(conn) = tables.conn(&work.request_key) else {
-        return Ok(Decision::Pass);
-    };
-    work.request.take_over(conn);
-    if work.packet.first_fragment {
-        return Err(Reason::Fragment);
-    }
-    Ok(flow::forward(tables, work))
-}
-
-/// Whether the packet belongs to a flow that keeps its backend; its entry is then in
-/// `work.request`, otherwise whatever is left of an earlier flow is out of the way.
-#[inline(always)]
-fn may_continue<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>) -> bool {
-    let Some(conn) = tables.conn(&work.request_key) else {
+fn find<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>) -> bool {
+    let Some((table, conn)) = tables.find(&work.key, true) else {
         return false;
     };
-    work.request.take_over(conn);
-    let over = ConnState::is_over(work.request.state());
-    let alive = tables.backend(work.request.backend).is_some_and(|backend| {
-        backend.epoch == work.request.epoch && backend.service == work.request.service
+    work.conn.take_over(conn);
+    work.table = table;
+    true
+}
+
+/// A packet that opens a connection, or one of UDP, which may.
+#[inline(always)]
+fn opening<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>) -> Step {
+    let packet = &work.packet;
+    work.frontend_key = FrontendKey::new(packet.destination, packet.destination_port, packet.proto);
+    let Some(frontend) = tables.frontend(&work.frontend_key) else {
+        return unclaimed(tables, work);
+    };
+    work.frontend.take_over(frontend);
+    if find(tables, work) && may_continue(tables, work) {
+        Step::Apply
+    } else {
+        Step::Open
+    }
+}
+
+/// Whether the packet belongs to the flow in `work.conn` and that flow keeps its backend; otherwise
+/// whatever is left of the flow is out of the way.
+#[inline(always)]
+fn may_continue<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>) -> bool {
+    let over = ConnState::is_over(work.conn.state());
+    let alive = tables.backend(work.conn.backend).is_some_and(|backend| {
+        backend.epoch == work.conn.epoch && backend.service == work.conn.service
     });
     // A connection of TCP being opened keeps its backend through a change of the frontend: a SYN
     // sent twice must not reach two backends.
-    let current = work.packet.proto == proto::TCP
-        || (work.request.generation == work.frontend.generation
-            && work.request.service == work.frontend.service);
+    let current = work.packet.proto != proto::UDP
+        || (work.conn.generation == work.frontend.generation
+            && work.conn.service == work.frontend.service);
     if alive && current && !over && has_reply(tables, work) {
         return true;
     }
     if !over {
         tables.count(Reason::Reselected);
     }
-    tables.remove_conn(&work.request_key);
+    tables.remove_conn(work.table, &work.key);
+    if work.conn.flags & ConnFlags::MASQUERADED != 0 {
+        // The next flow of this tuple may be one that keeps its source.
+        forget_masquerade(tables, work, Table::Established);
+        forget_masquerade(tables, work, Table::HalfOpen);
+    }
     // The reply entry of a dead backend's UDP flow stays until it is swept, so that an answer
     // under way still reaches the client under the frontend's address.
-    if work.packet.proto == proto::TCP {
-        work.other_key = work.request.pair_key(&work.request_key);
-        tables.remove_conn(&work.other_key);
+    if work.packet.proto != proto::UDP {
+        work.other_key = work.conn.pair_key(&work.key);
+        tables.remove_conn(work.table, &work.other_key);
     }
     false
 }
 
-/// Whether the reply entry of the flow in `work.request` is there, without which the client would
+/// Removes the pair of entries that masquerades the requests of the flow in `work.conn`, answers
+/// under way included: what comes from another source than the client's is of no use to it.
+#[inline(always)]
+fn forget_masquerade<F: Family, T: Tables<F>>(
+    tables: &mut T,
+    work: &mut Work<F::Addr>,
+    table: Table,
+) {
+    work.other_key = ConnKey::new(
+        (work.packet.source, work.conn.client_port),
+        (work.conn.peer, work.conn.peer_port),
+        work.packet.proto,
+        Hook::Egress,
+    );
+    let Some(snat) = tables.conn(table, &work.other_key) else {
+        return;
+    };
+    work.pair_key = snat.pair_key(&work.other_key);
+    tables.remove_conn(table, &work.other_key);
+    tables.remove_conn(table, &work.pair_key);
+}
+
+/// Whether the reply entry of the flow in `work.conn` is there, without which the client would
 /// get replies from the backend's own address. Entries come and go in pairs, but not in one step:
-/// the agent may sweep the old flow of a tuple at the moment when its new one begins.
+/// the agent may sweep the old flow of a tuple at the moment when its new one begins, and of a flow
+/// that has only begun either entry may give way to newer ones.
 ///
 /// A datagram looks only when `last_seen` is due as well, once a second and not every time.
 #[inline(always)]
 fn has_reply<F: Family, T: Tables<F>>(tables: &T, work: &mut Work<F::Addr>) -> bool {
-    let age = tables.now().wrapping_sub(work.request.last_seen);
+    let age = tables.now().wrapping_sub(work.conn.last_seen);
     if work.packet.proto == proto::UDP && age < tables.ticks_per_second() {
         return true;
     }
-    work.other_key = work.request.pair_key(&work.request_key);
-    let reply = tables.conn(&work.other_key);
-    reply.is_some_and(|reply| reply.pair_key(&work.other_key) == work.request_key)
+    work.other_key = work.conn.pair_key(&work.key);
+    let reply = tables.conn(work.table, &work.other_key);
+    reply.is_some_and(|reply| reply.pair_key(&work.other_key) == work.key)
 }
 
-/// A packet that is for no frontend. It matters only when a flow through a frontend has the very
-/// tuple that this packet's reply will have: then its source port must change.
-///
-/// Costs a connection of TCP two lookups when it opens, and every datagram of UDP one.
+/// A packet that opens a flow, or of UDP, and is for no frontend: a reply to a masqueraded datagram,
+/// or direct traffic.
 #[inline(always)]
-fn direct<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>) -> Outcome {
+fn unclaimed<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>) -> Step {
+    if work.packet.proto == proto::UDP
+        && tables.is_masquerade_port(work.packet.destination_port)
+        && find(tables, work)
+        && work.conn.action == Action::UndoSnat as u8
+    {
+        return if flow::is_stray(tables, work) {
+            Step::Leave
+        } else {
+            Step::Apply
+        };
+    }
+    direct(tables, work)
+}
+
+/// Direct traffic matters only when a flow through a frontend has the very tuple that this packet's
+/// reply will have: then its source port must change.
+///
+/// Costs a connection of TCP four lookups when it opens, and every datagram of UDP two.
+#[inline(always)]
+fn direct<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>) -> Step {
     let packet = &work.packet;
-    work.reply_key = ConnKey::new(
+    work.pair_key = ConnKey::new(
         (packet.destination, packet.destination_port),
         (packet.source, packet.source_port),
         packet.proto,
-        Direction::Reply,
+        Hook::Egress,
     );
-    let is_tcp = packet.proto == proto::TCP;
-    let mut collides = false;
-    if let Some(other) = tables.conn(&work.reply_key) {
-        collides = !ConnState::is_over(other.state());
-        if !collides {
-            // Left in place, the entry of the flow that ended would claim this one's replies.
-            work.other_key = other.pair_key(&work.reply_key);
-            tables.remove_conn(&work.reply_key);
-            tables.remove_conn(&work.other_key);
-        }
-    }
-    if (is_tcp || collides)
-        && let Some(own) = tables.conn(&work.request_key)
-    {
-        work.request.take_over(own);
-        if own.service == 0 && !ConnState::is_over(own.state()) {
-            return Ok(flow::forward(tables, work));
+    let is_tcp = packet.proto != proto::UDP;
+    let collides =
+        is_taken(tables, work, Table::Established) || is_taken(tables, work, Table::HalfOpen);
+    if (is_tcp || collides) && find(tables, work) && work.conn.action == Action::Dnat as u8 {
+        if work.conn.service == 0 && !ConnState::is_over(work.conn.state()) {
+            return Step::Apply;
         }
         // An earlier flow of this tuple, or one through a frontend that is no more.
-        work.other_key = work.request.pair_key(&work.request_key);
-        tables.remove_conn(&work.request_key);
-        tables.remove_conn(&work.other_key);
+        work.other_key = work.conn.pair_key(&work.key);
+        tables.remove_conn(work.table, &work.key);
+        tables.remove_conn(work.table, &work.other_key);
     }
     if collides {
-        open::open_direct(tables, work)
+        Step::OpenDirect
     } else {
-        Ok(Decision::Pass)
+        Step::Leave
     }
+}
+
+/// Whether a living flow through a frontend has the key in `work.pair_key`.
+#[inline(always)]
+fn is_taken<F: Family, T: Tables<F>>(
+    tables: &mut T,
+    work: &mut Work<F::Addr>,
+    table: Table,
+) -> bool {
+    let Some(other) = tables.conn(table, &work.pair_key) else {
+        return false;
+    };
+    // A masqueraded request of the other direction is no claim on this packet's replies.
+    if other.action != Action::UndoDnat as u8 {
+        return false;
+    }
+    if !ConnState::is_over(other.state()) {
+        return true;
+    }
+    // Left in place, the entry of the flow that ended would claim this one's replies.
+    work.other_key = other.pair_key(&work.pair_key);
+    tables.remove_conn(table, &work.pair_key);
+    tables.remove_conn(table, &work.other_key);
+    false
 }

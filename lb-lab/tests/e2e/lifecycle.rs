@@ -248,7 +248,7 @@ fn refused(client: &Host, remote: SocketAddr) -> ErrorKind {
 }
 
 #[test]
-fn a_syn_to_a_service_without_endpoints_is_dropped_and_counted() {
+fn a_syn_to_a_service_without_endpoints_is_refused_and_counted() {
     in_default_and_routed(|builder| {
         let mut cluster = Cluster::new(builder);
         let client = cluster.pod(0, "client");
@@ -258,9 +258,7 @@ fn a_syn_to_a_service_without_endpoints_is_dropped_and_counted() {
         cluster.start_agents();
         let uplink = cluster.node(0).capture("eth0").unwrap();
         for (remote, expected) in vip.remotes().into_iter().zip(1..) {
-            // Today's behaviour, and not what it should be: kube-proxy answers "port
-            // unreachable" at once, so that clients need not wait for their own timeout.
-            assert_eq!(refused(&client, remote), ErrorKind::TimedOut);
+            assert_eq!(refused(&client, remote), ErrorKind::ConnectionRefused);
             assert_eq!(
                 inspect::reason(cluster.node(0), Reason::NoBackend),
                 expected

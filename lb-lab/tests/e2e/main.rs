@@ -18,5 +18,8 @@ mod from_api;
 mod inspect;
 mod lifecycle;
 mod load;
+mod nodeport;
 mod not_ours;
+mod path_mtu;
+mod reject;
 mod updates;

@@ -4,7 +4,7 @@
 //! **Invariant:** both flows live, and each reply finds the flow that it belongs to.
 
 use lb_common::abi::proto::{TCP, UDP};
-use lb_common::abi::{ConnKey, Direction};
+use lb_common::abi::{ConnKey, Hook};
 use lb_common::{Reason, V4, V6};
 
 use super::world::{BACKENDS, CLIENTS, Made, TARGET, World};
@@ -98,7 +98,7 @@ fn one_client_port_to_the_pod_itself_and_then_to_a_frontend() {
     assert_eq!(world.request(client, pod, TCP, SYN), Ok((client, pod)));
     world
         .sockets
-        .insert(ConnKey::new(pod, client, TCP, Direction::Reply));
+        .insert(ConnKey::new(pod, client, TCP, Hook::Egress));
     let (changed, to) = world.request(client, frontend, TCP, SYN).unwrap();
     assert_eq!(to, pod);
     assert_ne!(changed, client);
@@ -128,17 +128,21 @@ fn when_every_port_that_is_tried_is_taken_the_flow_is_refused_and_counted() {
 }
 
 /// The same first packet on two CPUs at once; the other one wins at `moment`.
-fn two_cpus<F: Made>(pods: &[u8], moment: Direction) {
+fn two_cpus<F: Made>(pods: &[u8], moment: Hook) {
     let mut world = World::<F>::new();
     let frontend = world.service(1, UDP, pods);
     let client = (F::address(CLIENTS, 1), 40_000);
     let mut other = world.clone();
     let first = other.request(client, frontend, UDP, 0).unwrap();
     world.cursors = other.cursors.clone();
-    world.race = Some((moment, other.conns));
+    world.race = Some((moment, other.half_open));
     assert_eq!(world.request(client, frontend, UDP, 0), Ok(first));
     assert!(world.race.is_none());
-    assert_eq!(world.conns.len(), 2, "nothing of the slower one is left");
+    assert_eq!(
+        world.half_open.len(),
+        2,
+        "nothing of the slower one is left"
+    );
     assert_eq!(
         world.reply(first.1, first.0, UDP, 0),
         Ok((frontend, client))
@@ -149,7 +153,7 @@ fn two_cpus<F: Made>(pods: &[u8], moment: Direction) {
 
 #[test]
 fn one_flow_on_two_cpus_has_one_backend_and_one_pair_of_entries() {
-    for moment in [Direction::Request, Direction::Reply] {
+    for moment in [Hook::Ingress, Hook::Egress] {
         for pods in [&[1][..], &[1, 2]] {
             two_cpus::<V4>(pods, moment);
             two_cpus::<V6>(pods, moment);
@@ -169,7 +173,7 @@ fn two_flows_that_take_over_one_ended_tuple_at_once_get_one_each() {
     let mut other = world.clone();
     let fast = other.request(client, third, TCP, SYN).unwrap();
     // The first try to insert finds the ended flow, the second one the other CPU's.
-    world.race_after(1, other.conns);
+    world.race_after(1, other.half_open);
     let slow = world.request(client, second, TCP, SYN).unwrap();
     assert_ne!(slow.0, fast.0);
     assert_eq!(

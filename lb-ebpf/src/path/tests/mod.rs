@@ -1,11 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! The packet path as a whole, on tables in memory.
 //!
-//! `world.rs` is the world, `flows.rs` single flows and what ends them, `collisions.rs` flows that
-//! want the same tuple, `properties.rs` what holds for any sequence of packets.
+//! `world.rs` is the world, `flows.rs` single flows and what ends them, `nat.rs` journeys in at one
+//! device and out at another, `admission.rs` who is served, `collisions.rs` flows that want the same
+//! tuple, `properties.rs` and `model.rs` what holds for any sequence of packets.
 //! **Invariant:** every case runs for both families through the same code.
 
+mod admission;
 mod collisions;
 mod flows;
+mod icmp;
+mod model;
+mod nat;
 mod properties;
 mod world;

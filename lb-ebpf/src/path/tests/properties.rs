@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use lb_common::V6;
 use lb_common::abi::proto::TCP;
-use lb_common::abi::{ConnKey, Direction};
+use lb_common::abi::{ConnKey, Hook};
 use proptest::prelude::*;
 
 use super::world::{BACKENDS, CLIENTS, End, Made as _, TARGET, World};
@@ -68,12 +68,12 @@ proptest! {
             for ((port, target), (from, backend)) in &live {
                 let client = (V6::address(CLIENTS, 1), *port);
                 prop_assert_eq!(
-                    world.reply(*backend, *from, TCP, ACK),
-                    Ok((targets[*target], client))
-                );
-                prop_assert_eq!(
                     world.request(client, targets[*target], TCP, ACK),
                     Ok((*from, *backend))
+                );
+                prop_assert_eq!(
+                    world.reply(*backend, *from, TCP, ACK),
+                    Ok((targets[*target], client))
                 );
             }
         }
@@ -86,6 +86,6 @@ fn refresh_sockets(world: &mut World<V6>, live: &Live) {
     world.sockets = live
         .iter()
         .filter(|((port, target), (from, _))| *target >= 3 && from.1 == *port)
-        .map(|(_, (from, to))| ConnKey::new(*to, *from, TCP, Direction::Reply))
+        .map(|(_, (from, to))| ConnKey::new(*to, *from, TCP, Hook::Egress))
         .collect();
 }

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! What the agent's flags say, as constants of the programs: the loader replaces them.
+//!
+//! Read volatile, or the compiler would put the values below in their place.
+//! **Invariant:** nothing here changes while a program is loaded.
+
+use core::ptr;
+
+/// The bit of the packet mark that asks for masquerading.
+#[unsafe(no_mangle)]
+static MASQUERADE_MARK: u32 = 0x4000;
+
+/// Not 0: who goes by the mark masquerades, and we do not.
+#[unsafe(no_mangle)]
+static MASQUERADE_BY_MARK: u32 = 0;
+
+/// Ranges of ports in the pool.
+const RANGES: usize = 4;
+
+/// The pool of masquerade ports: first and last port of each range, in host order; a range whose
+/// first port is after its last one is none.
+#[unsafe(no_mangle)]
+static SNAT_PORTS: [u16; 2 * RANGES] = [1024, 29_999, 61_000, 65_535, 1, 0, 1, 0];
+
+/// The mark that asks for masquerading.
+#[inline(always)]
+pub(super) fn mark() -> u32 {
+    // SAFETY: a constant of the program.
+    unsafe { ptr::read_volatile(&raw const MASQUERADE_MARK) }
+}
+
+/// Whether masquerading is left to those who go by the mark.
+#[inline(always)]
+pub(super) fn masquerades_by_mark() -> bool {
+    // SAFETY: a constant of the program.
+    unsafe { ptr::read_volatile(&raw const MASQUERADE_BY_MARK) != 0 }
+}
+
+/// First and last port of a range.
+#[inline(always)]
+fn range(index: usize) -> (u32, u32) {
+    let ports = (&raw const SNAT_PORTS).cast::<u16>();
+    // SAFETY: constants of the program; every caller counts up to `RANGES`.
+    unsafe {
+        (
+            ptr::read_volatile(ports.add(2 * index)).into(),
+            ptr::read_volatile(ports.add(2 * index + 1)).into(),
+        )
+    }
+}
+
+/// Whether a port is in the pool.
+#[inline(always)]
+pub(super) fn is_masquerade_port(port: u16) -> bool {
+    let port = u32::from(port);
+    let mut inside = false;
+    let mut index = 0;
+    while index < RANGES {
+        let (first, last) = range(index);
+        inside |= first <= port && port <= last;
+        index += 1;
+    }
+    inside
+}
+
+/// A port of the pool, each as likely as the others; 0 when the pool is empty.
+#[inline(never)]
+pub(super) fn masquerade_port(random: u32) -> u16 {
+    let mut total = 0;
+    let mut index = 0;
+    while index < RANGES {
+        let (first, last) = range(index);
+        if first <= last {
+            total += last - first + 1;
+        }
+        index += 1;
+    }
+    if total == 0 {
+        return 0;
+    }
+    let mut left = random % total;
+    let mut port = 0;
+    index = 0;
+    while index < RANGES {
+        let (first, last) = range(index);
+        if first <= last && port == 0 {
+            let ports = last - first + 1;
+            if left < ports {
+                port = first + left;
+            } else {
+                left -= ports;
+            }
+        }
+        index += 1;
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "within two 16-bit ports")]
+    let port = port as u16;
+    port
+}

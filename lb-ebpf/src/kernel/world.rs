@@ -1,0 +1,439 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! The library's questions, answered from the maps and by the kernel's helpers.
+//!
+//! **Invariant:** values that the packet path changes in place are changed atomically or are
+//! written by the packets of one direction only.
+
+use core::arch::asm;
+use core::ptr;
+
+use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
+use aya_ebpf::btf_maps::lpm_trie::Key;
+use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_jiffies64};
+use aya_ebpf::programs::TcContext;
+use lb_common::abi::{
+    Affinity, AffinityKey, Backend, Conn, ConnKey, Cursor, Direction, Frontend, FrontendKey, Hop,
+    Iface, IfaceFlags, PREFIX_TABLE_BITS, Prefix, PrefixTable, SOURCE_RANGE_SERVICE_BITS,
+    ServiceStats, SlotKey, SourceRange,
+};
+use lb_common::{Address as _, Reason};
+use lb_ebpf::tables::{Dialled, InsertError, NextHop, Table, Tables};
+
+use super::maps::{CURSORS, IFACES, REASONS, SERVICE_STATS, SLOTS};
+use super::{Host, settings};
+
+const E_EXIST: i32 = -17;
+
+/// Jiffies in a second on this kernel; written by the loader.
+#[unsafe(no_mangle)]
+static HZ: u32 = 250;
+
+/// The kernel around one packet.
+pub(crate) struct World {
+    pub(super) skb: *mut aya_ebpf::bindings::__sk_buff,
+    /// Length of the link-layer header, in bytes.
+    l2: u32,
+}
+
+impl World {
+    #[inline(always)]
+    pub(crate) fn new(ctx: &TcContext, l2: u32) -> Self {
+        Self {
+            skb: ctx.skb.skb,
+            l2,
+        }
+    }
+
+    /// What is known of the device that the packet came in by.
+    #[inline(always)]
+    #[expect(
+        clippy::needless_borrows_for_generic_args,
+        reason = "the helper takes the key by address"
+    )]
+    pub(super) fn iface(&self) -> Option<&'static Iface> {
+        // SAFETY: the context is valid for as long as the program runs.
+        let index = unsafe { (*self.skb).ifindex };
+        // SAFETY: written by the agent only, as a whole.
+        unsafe { IFACES.get(&index) }
+    }
+
+    /// Counts this packet in an entry.
+    #[inline(always)]
+    fn count_packet<A>(&self, conn: *mut Conn<A>) {
+        // SAFETY: a valid element; packets of one direction count here. Two of them on two CPUs can
+        // lose one of their counts.
+        unsafe {
+            let segments = (*self.skb).gso_segs;
+            let added = if segments == 0 { 1 } else { segments };
+            (*conn).packets = (*conn).packets.wrapping_add(added);
+            let length = (*self.skb).len.wrapping_sub(self.l2);
+            let low = (*conn).bytes[0].wrapping_add(length);
+            if low < length {
+                (*conn).bytes[1] = (*conn).bytes[1].wrapping_add(1);
+            }
+            (*conn).bytes[0] = low;
+        }
+    }
+}
+
+/// The entry of a key for changing, in either table.
+#[inline(always)]
+fn entry<F: Host>(table: Table, key: &ConnKey<F::Addr>) -> Option<*mut Conn<F::Addr>> {
+    match table {
+        Table::Established => F::conns().get_ptr_mut(key),
+        Table::HalfOpen => F::half_open().get_ptr_mut(key),
+    }
+}
+
+impl<F: Host> Tables<F> for World {
+    #[inline(always)]
+    fn frontend(&self, key: &FrontendKey<F::Addr>) -> Option<&Frontend> {
+        // SAFETY: written by the agent only, which replaces elements as a whole.
+        unsafe { F::frontends().get(key) }
+    }
+
+    #[inline(always)]
+    fn slot(&self, key: &SlotKey) -> Option<u32> {
+        // SAFETY: an aligned word is read whole.
+        unsafe { SLOTS.get(key).copied() }
+    }
+
+    #[inline(always)]
+    #[expect(
+        clippy::needless_borrows_for_generic_args,
+        reason = "the helper takes the key by address"
+    )]
+    fn backend(&self, id: u32) -> Option<&Backend<F::Addr>> {
+        // SAFETY: written by the agent only, which replaces elements as a whole. An element that
+        // is removed while it is read may be used anew within nanoseconds; the service is checked
+        // on the copy, which catches all but another backend of the same service.
+        unsafe { F::backends().get(&id) }
+    }
+
+    #[inline(always)]
+    fn advance_cursor(&mut self, service: u32) -> Cursor {
+        let Some(cursor) = CURSORS.get_ptr_mut(service) else {
+            return 0;
+        };
+        fetch_add(cursor, 1)
+    }
+
+    #[inline(always)]
+    fn find(
+        &mut self,
+        key: &ConnKey<F::Addr>,
+        half_open_too: bool,
+    ) -> Option<(Table, &Conn<F::Addr>)> {
+        let mut table = Table::Established;
+        let mut conn = F::conns().get_ptr_mut(key);
+        if conn.is_none() && half_open_too {
+            table = Table::HalfOpen;
+            conn = F::half_open().get_ptr_mut(key);
+        }
+        let conn = conn?;
+        self.count_packet(conn);
+        // SAFETY: as in `conn`.
+        Some((table, unsafe { &*conn }))
+    }
+
+    #[inline(always)]
+    fn conn(&self, table: Table, key: &ConnKey<F::Addr>) -> Option<&Conn<F::Addr>> {
+        // SAFETY: fields that change after insertion are words or written by one direction. An
+        // element that is removed while it is read may be used anew within nanoseconds: only
+        // flows that have been silent for their whole timeout, or half-open ones that give way,
+        // are removed under a reader.
+        entry::<F>(table, key).map(|conn| unsafe { &*conn })
+    }
+
+    #[inline(always)]
+    fn insert_conn(
+        &mut self,
+        table: Table,
+        key: &ConnKey<F::Addr>,
+        conn: &Conn<F::Addr>,
+    ) -> Result<(), InsertError> {
+        insert::<F>(table, key, conn, BPF_NOEXIST)
+    }
+
+    #[inline(always)]
+    fn replace_conn(
+        &mut self,
+        table: Table,
+        key: &ConnKey<F::Addr>,
+        conn: &Conn<F::Addr>,
+    ) -> Result<(), InsertError> {
+        insert::<F>(table, key, conn, BPF_ANY)
+    }
+
+    #[inline(always)]
+    fn remove_conn(&mut self, table: Table, key: &ConnKey<F::Addr>) {
+        // An entry that is gone already is as good as one removed.
+        match table {
+            Table::Established => F::conns().remove(key).ok(),
+            Table::HalfOpen => F::half_open().remove(key).ok(),
+        };
+    }
+
+    #[inline(always)]
+    fn touch_conn(&mut self, table: Table, key: &ConnKey<F::Addr>, now: u32) {
+        if let Some(conn) = entry::<F>(table, key) {
+            // SAFETY: an aligned word of a valid element.
+            unsafe { ptr::write_volatile(&raw mut (*conn).last_seen, now) };
+        }
+    }
+
+    #[inline(always)]
+    fn mark_conn(&mut self, table: Table, key: &ConnKey<F::Addr>, by: Direction, bits: u8) {
+        if let Some(conn) = entry::<F>(table, key) {
+            // SAFETY: a byte of a valid element, written by packets of one direction only. Two of
+            // them on two CPUs can lose one bit: a FIN then goes unnoticed, and the flow is swept
+            // by its longer timeout.
+            unsafe {
+                match by {
+                    Direction::Request => (*conn).request_seen |= bits,
+                    Direction::Reply => (*conn).reply_seen |= bits,
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn unmark_conn(&mut self, table: Table, key: &ConnKey<F::Addr>, by: Direction, bits: u8) {
+        if let Some(conn) = entry::<F>(table, key) {
+            // SAFETY: as in `mark_conn`.
+            unsafe {
+                match by {
+                    Direction::Request => (*conn).request_seen &= !bits,
+                    Direction::Reply => (*conn).reply_seen &= !bits,
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn set_next_hop(&mut self, table: Table, key: &ConnKey<F::Addr>, address: [u8; 6]) {
+        if let Some(conn) = entry::<F>(table, key) {
+            // SAFETY: a valid element; only requests of this one flow write these fields.
+            unsafe {
+                (*conn).next_hop = address;
+                (*conn).hop = Hop::Bridged as u8;
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn affinity(&self, key: &AffinityKey<F::Addr>) -> Option<&Affinity> {
+        // SAFETY: words that are replaced as a whole; a mixture of two choices of one client is
+        // refused by the epoch, or is one of them.
+        unsafe { F::affinities().get(key) }
+    }
+
+    #[inline(always)]
+    fn keep_affinity(&mut self, key: &AffinityKey<F::Addr>, affinity: &Affinity) {
+        // The oldest entry gives way, so there is always room.
+        F::affinities()
+            .insert(key, affinity, u64::from(BPF_ANY))
+            .ok();
+    }
+
+    #[inline(always)]
+    fn admits(&self, service: u32, source: &F::Addr) -> bool {
+        is_in_range::<F>(service, source)
+    }
+
+    #[inline(always)]
+    fn prefix(&self, table: u32, address: &F::Addr) -> Option<&F::Addr> {
+        find_prefix::<F>(table, address)
+    }
+
+    #[inline(always)]
+    fn is_pod(&self, source: &F::Addr) -> bool {
+        let Some(iface) = self.iface() else {
+            return false;
+        };
+        if iface.flags & IfaceFlags::POD_BY_ADDRESS == 0 {
+            return iface.flags & IfaceFlags::POD != 0;
+        }
+        Tables::<F>::prefix(self, PrefixTable::PODS, source).is_some()
+    }
+
+    #[inline(always)]
+    fn device(&self) -> u32 {
+        // SAFETY: the context is valid for as long as the program runs.
+        unsafe { (*self.skb).ifindex }
+    }
+
+    #[inline(always)]
+    fn is_marked(&self) -> bool {
+        // SAFETY: as above.
+        unsafe { (*self.skb).mark & settings::mark() != 0 }
+    }
+
+    #[inline(always)]
+    fn set_mark(&mut self, on: bool) {
+        // SAFETY: as above, and programs of this kind may write the mark.
+        unsafe {
+            if on {
+                (*self.skb).mark |= settings::mark();
+            } else {
+                (*self.skb).mark &= !settings::mark();
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn masquerades_by_mark(&self) -> bool {
+        settings::masquerades_by_mark()
+    }
+
+    #[inline(always)]
+    fn is_masquerade_port(&self, port: u16) -> bool {
+        settings::is_masquerade_port(port)
+    }
+
+    #[inline(always)]
+    fn masquerade_port(&self, random: u32) -> u16 {
+        settings::masquerade_port(random)
+    }
+
+    #[inline(always)]
+    fn has_own_socket(&self, key: &ConnKey<F::Addr>) -> bool {
+        self.node_has_socket::<F>(key)
+    }
+
+    #[inline(always)]
+    fn now(&self) -> u32 {
+        // SAFETY: the helper has no arguments.
+        let jiffies = unsafe { bpf_jiffies64() };
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "ages are taken modulo 2^32"
+        )]
+        let low = jiffies as u32;
+        low
+    }
+
+    #[inline(always)]
+    fn ticks_per_second(&self) -> u32 {
+        // SAFETY: a constant of the program, read volatile because the loader replaces it.
+        unsafe { ptr::read_volatile(&raw const HZ) }
+    }
+
+    #[inline(always)]
+    fn random(&mut self) -> u32 {
+        // SAFETY: the helper has no arguments.
+        unsafe { bpf_get_prandom_u32() }
+    }
+
+    #[inline(always)]
+    fn has_direct_socket(&self, reply: &ConnKey<F::Addr>) -> bool {
+        self.client_has_socket::<F>(reply)
+    }
+
+    #[inline(always)]
+    fn next_hop(&self, destination: &F::Addr) -> NextHop {
+        self.bridge_hop::<F>(destination)
+    }
+
+    #[inline(always)]
+    fn count(&mut self, reason: Reason) {
+        if let Some(counter) = REASONS.get_ptr_mut(reason as u32) {
+            // SAFETY: this CPU's own element.
+            unsafe { *counter += 1 };
+        }
+    }
+
+    #[inline(always)]
+    #[expect(
+        clippy::needless_borrows_for_generic_args,
+        reason = "the helper takes the key by address"
+    )]
+    fn count_service(&mut self, service: u32, what: Dialled) {
+        if let Some(stats) = SERVICE_STATS.get_ptr_mut(&service) {
+            // SAFETY: this CPU's own element.
+            unsafe {
+                match what {
+                    Dialled::Opened => (*stats).opened += 1,
+                    Dialled::Rejected => (*stats).rejected += 1,
+                }
+            }
+            return;
+        }
+        let first = match what {
+            Dialled::Opened => ServiceStats {
+                opened: 1,
+                rejected: 0,
+            },
+            Dialled::Rejected => ServiceStats {
+                opened: 0,
+                rejected: 1,
+            },
+        };
+        // Two CPUs may both be first; one of the two counts is lost then.
+        SERVICE_STATS
+            .insert(&service, &first, u64::from(BPF_NOEXIST))
+            .ok();
+    }
+}
+
+/// Whether one of the service's source ranges holds the source.
+///
+/// VERIFIER: a function of its own, as is the next, so that the key is not on the caller's stack.
+#[inline(never)]
+fn is_in_range<F: Host>(service: u32, source: &F::Addr) -> bool {
+    let range = SourceRange {
+        service,
+        address: F::Addr::from_words(source.words()),
+    };
+    let key = Key::new(SOURCE_RANGE_SERVICE_BITS + F::BITS, range);
+    F::source_ranges().get(&key).is_some()
+}
+
+/// The longest prefix of a table that holds the address.
+#[inline(never)]
+fn find_prefix<F: Host>(table: u32, address: &F::Addr) -> Option<&'static F::Addr> {
+    let prefix = Prefix {
+        table,
+        address: F::Addr::from_words(address.words()),
+    };
+    let key = Key::new(PREFIX_TABLE_BITS + F::BITS, prefix);
+    F::prefixes().get(&key)
+}
+
+/// Adds to a word of a map and returns what it was before, as one step for all CPUs.
+///
+/// The compiler offers no read-modify-write for this target, because the first instruction set
+/// had none that returns the old value.
+#[inline(always)]
+fn fetch_add(word: *mut u64, add: u64) -> u64 {
+    let mut value = add;
+    // SAFETY: `word` is an aligned element of a map that is only ever used through here.
+    // KERNEL: >= 5.12 (BPF_FETCH, commit 5ffa25502b5a).
+    unsafe {
+        asm!(
+            "{value} = atomic_fetch_add((u64 *)({word} + 0), {value})",
+            value = inout(reg) value,
+            word = in(reg) word,
+            options(nostack),
+        );
+    }
+    value
+}
+
+#[inline(always)]
+fn insert<F: Host>(
+    table: Table,
+    key: &ConnKey<F::Addr>,
+    conn: &Conn<F::Addr>,
+    flags: u32,
+) -> Result<(), InsertError> {
+    let inserted = match table {
+        Table::Established => F::conns().insert(key, conn, u64::from(flags)),
+        Table::HalfOpen => F::half_open().insert(key, conn, u64::from(flags)),
+    };
+    match inserted {
+        Ok(()) => Ok(()),
+        Err(E_EXIST) => Err(InsertError::Exists),
+        Err(_) => Err(InsertError::Full),
+    }
+}
