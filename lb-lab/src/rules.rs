@@ -12,9 +12,17 @@ use crate::run;
 use crate::topology::{CLUSTER_CIDR_V4, CLUSTER_CIDR_V6, NodeSettings, RuleTool};
 use crate::underlay::line;
 
-/// Puts the rules in place that the settings ask for.
+/// Puts the rules in place that the lab's settings ask for.
 pub(crate) fn install(node: &Node) -> Result<(), LabError> {
-    let settings = &node.lab.settings;
+    install_these(node, &node.lab.settings)
+}
+
+/// Puts the rules in place that these settings ask for; none at all where they ask for nothing, so
+/// that no hook of netfilter is taken.
+pub(crate) fn install_these(node: &Node, settings: &NodeSettings) -> Result<(), LabError> {
+    if !(settings.masquerade || settings.forward_drop || settings.invalid_drop) {
+        return Ok(());
+    }
     let (v4, v6) = (node.pod_cidr_v4(), node.pod_cidr_v6());
     match settings.rules {
         RuleTool::Nftables => {

@@ -12,6 +12,7 @@
 #[expect(dead_code, reason = "only the privilege check is needed here")]
 mod common;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
@@ -26,10 +27,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-fn bench(agent: &Path, words: &str) -> Command {
+fn bench(agent: &Path, what: &str, words: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lb-lab"));
     command
-        .args(["bench", "control"])
+        .args(["bench", what])
         .args(words.split_whitespace())
         .env("LB_AGENT", agent)
         .stdout(Stdio::piped())
@@ -87,7 +88,7 @@ fn a_small_cluster_gives_every_number_and_a_table() {
     let file = dir.path().join("control.json");
     let words =
         "--services 100 --big-service 300 --runs 1 --changes 60 --interval-ms 10 --idle-secs 1";
-    let mut command = bench(&find_binary().unwrap(), words);
+    let mut command = bench(&find_binary().unwrap(), "control", words);
     let output = command.arg("--json").arg(&file).output().unwrap();
     let shown = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{output:?}");
@@ -106,7 +107,7 @@ fn a_small_cluster_gives_every_number_and_a_table() {
 
 /// The bench as far as a lab of its own.
 fn begun(agent: &Path) -> (Child, String) {
-    let mut child = bench(agent, "--services 100 --idle-secs 600")
+    let mut child = bench(agent, "control", "--services 100 --idle-secs 600")
         .spawn()
         .unwrap();
     let mut told = BufReader::new(child.stderr.take().unwrap());
@@ -140,11 +141,67 @@ fn an_agent_that_ends_is_an_error_and_leaves_nothing_behind() {
     if !can_run() {
         return;
     }
-    let output = bench("/bin/false".as_ref(), "--services 100")
+    let output = bench("/bin/false".as_ref(), "control", "--services 100")
         .output()
         .unwrap();
     let told = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success(), "{told}");
     assert!(told.contains("the agent ended early"), "{told}");
     assert!(!is_there(lab_of(&told)), "{told}");
+}
+
+/// A case of the bench of connections that was measured in both rounds, without a failure.
+fn assert_connections(case: &Value) {
+    let name = case["name"].as_str().unwrap();
+    assert_eq!(case["failed"], 0, "{case}");
+    assert!(case["error"].is_null(), "{case}");
+    let (least, middle) = (number(case, "minNs"), number(case, "medianNs"));
+    assert!(0.0 < least && least <= middle, "{case}");
+    assert!(number(case, "ratioToFloor") > 0.0, "{case}");
+    assert!(number(case, "perSecond") > 0.0, "{case}");
+    assert_eq!(case["roundsNs"].as_array().unwrap().len(), 2);
+    if name.contains("/clean/") {
+        assert_eq!(case["ratioToSameWay"], 1.0, "{case}");
+    }
+}
+
+#[test]
+fn connections_lead_through_every_contestant_and_none_fails() {
+    if !can_run() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("connections.json");
+    let words = "--services 12 --rounds 2 --turn-ms 40";
+    let mut command = bench(&find_binary().unwrap(), "connections", words);
+    let output = command.arg("--json").arg(&file).output().unwrap();
+    let shown = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{output:?}");
+    assert!(!is_there(lab_of(&String::from_utf8_lossy(&output.stderr))));
+    let report: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+    assert!(number(&report, "floorNs") > 0.0, "{report}");
+    let cases = report["cases"].as_array().unwrap();
+    assert_eq!(cases.len(), 2 + 6 * 5);
+    cases.iter().for_each(assert_connections);
+    let names: BTreeSet<_> = cases.iter().map(|case| case["name"].as_str()).collect();
+    assert_eq!(names.len(), cases.len());
+    for setup in report["setups"].as_array().unwrap() {
+        assert!(setup["error"].is_null(), "{setup}");
+        // Who needs conntrack has it, and who should be without it is.
+        let is_without = ["clean", "ours"].contains(&setup["contestant"].as_str().unwrap());
+        assert_eq!(setup["conntrackEntries"] == 0, is_without, "{setup}");
+    }
+    let failed = &report["targets"][0];
+    assert_eq!(
+        (&failed["measured"], &failed["met"]),
+        (&0.0.into(), &true.into())
+    );
+    for row in [
+        "12 Services",
+        "ours-cni",
+        "iptables-legacy",
+        "service-last of 12",
+    ] {
+        assert!(shown.contains(row), "{row} in\n{shown}");
+    }
 }

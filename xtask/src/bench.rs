@@ -3,8 +3,8 @@
 //!
 //! **Invariant:** builds and leaves the measuring to `lb-lab bench` and to lb-agent's bench `packet`,
 //! which also clean up; an interrupt goes to them, this task only waits. A target that is missed is
-//! no failure. Read next: lb-agent/README.md, "What a change costs", and lb-ebpf/README.md, "What a
-//! packet costs".
+//! no failure. Read next: lb-agent/README.md, "What a change costs", lb-lab/README.md, "What a
+//! connection costs", and lb-ebpf/README.md, "What a packet costs".
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,6 +25,7 @@ pub(crate) struct Bench {
 #[derive(clap::Subcommand)]
 enum What {
     Control(Control),
+    Connections(Connections),
     Packet(Packet),
 }
 
@@ -43,6 +44,32 @@ struct Control {
     /// Sizes of the clusters [default: 100,1000,10000,50000]
     #[arg(long, value_name = "N,...")]
     services: Option<String>,
+}
+
+/// Connections through Services, beside kube-proxy's kind of rules and a clean router
+///
+/// Needs root. Connect, read one line, close with a reset: from a pod to the first and to the last of
+/// 10, 1,000 and 10,000 Services, from outside to a node port, and to the pods themselves; through a
+/// router without netfilter, through lb-agent, the same beside a CNI plugin's rules, and through rule
+/// sets of kube-proxy's shape for nftables and iptables. All of them have their turn in every round.
+/// Shows a table and writes target/bench/connections.json.
+#[derive(clap::Args)]
+struct Connections {
+    /// A minute instead of ten: fewer and shorter rounds, no 10,000 Services
+    #[arg(long)]
+    quick: bool,
+    /// Numbers of Services, one lab each [default: 10,1000,10000]
+    #[arg(long, value_name = "N,...")]
+    services: Option<String>,
+    /// Rounds, of which the medians are shown [default: 8, with --quick 3]
+    #[arg(long, value_name = "N")]
+    rounds: Option<u32>,
+    /// Milliseconds that each way through each contestant has in each round [default: 500, with --quick 100]
+    #[arg(long, value_name = "MS")]
+    turn_ms: Option<u32>,
+    /// The processor of all clients and servers [default: the last one]
+    #[arg(long, value_name = "N")]
+    cpu: Option<usize>,
 }
 
 /// The programs of tc, by packets that nobody sends: nanoseconds for each, and the targets
@@ -76,6 +103,7 @@ impl Bench {
     pub(crate) fn run(&self) -> Result<()> {
         match &self.what {
             What::Control(control) => control.run(),
+            What::Connections(connections) => connections.run(),
             What::Packet(packet) => packet.run(),
         }
     }
@@ -88,31 +116,56 @@ fn json(name: &str) -> Result<PathBuf> {
     Ok(folder.join(name))
 }
 
+/// Builds agent and lab, and runs a bench of the lab with these flags.
+fn in_lab(name: &str, flags: Vec<Option<String>>) -> Result<()> {
+    doctor::require_privileges("the bench makes network namespaces and loads BPF programs")?;
+    doctor::prepare(Scope::Demo)?;
+    run(cargo("build").args(["--locked", "--release"]).args([
+        "--package",
+        "lb-agent",
+        "--package",
+        "lb-lab",
+    ]))?;
+    let built = target_dir()?.join("release");
+    let json = json(&format!("{name}.json"))?;
+    let mut bench = command(built.join("lb-lab"));
+    bench.args(["bench", name, "--json"]).arg(&json);
+    bench.args(flags.into_iter().flatten());
+    bench.env("LB_AGENT", built.join("lb-agent"));
+    finish(&mut bench, &json)
+}
+
+/// A flag with its value, if there is one.
+fn option(flag: &str, value: Option<&impl ToString>) -> Option<String> {
+    value.map(|value| format!("{flag}={}", value.to_string()))
+}
+
+/// A flag without a value, if it is wanted.
+fn switch(flag: &str, is_wanted: bool) -> Option<String> {
+    is_wanted.then(|| flag.to_owned())
+}
+
 impl Control {
     fn run(&self) -> Result<()> {
-        doctor::require_privileges("the bench makes network namespaces and loads BPF programs")?;
-        doctor::prepare(Scope::Demo)?;
-        run(cargo("build").args(["--locked", "--release"]).args([
-            "--package",
-            "lb-agent",
-            "--package",
-            "lb-lab",
-        ]))?;
-        let built = target_dir()?.join("release");
-        let json = json("control.json")?;
-        let mut bench = command(built.join("lb-lab"));
-        bench.args(["bench", "control", "--json"]).arg(&json);
-        bench.env("LB_AGENT", built.join("lb-agent"));
-        if self.quick {
-            bench.arg("--quick");
-        }
-        if let Some(runs) = self.runs {
-            bench.args(["--runs", &runs.to_string()]);
-        }
-        if let Some(services) = &self.services {
-            bench.args(["--services", services]);
-        }
-        finish(&mut bench, &json)
+        let flags = vec![
+            switch("--quick", self.quick),
+            option("--runs", self.runs.as_ref()),
+            option("--services", self.services.as_ref()),
+        ];
+        in_lab("control", flags)
+    }
+}
+
+impl Connections {
+    fn run(&self) -> Result<()> {
+        let flags = vec![
+            switch("--quick", self.quick),
+            option("--services", self.services.as_ref()),
+            option("--rounds", self.rounds.as_ref()),
+            option("--turn-ms", self.turn_ms.as_ref()),
+            option("--cpu", self.cpu.as_ref()),
+        ];
+        in_lab("connections", flags)
     }
 }
 

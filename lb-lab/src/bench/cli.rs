@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
+use super::connections::Connections;
 use super::{Options, run};
 use crate::agent::find_binary;
 use crate::error::LabError;
@@ -30,6 +31,14 @@ enum What {
     /// Runs the real lb-agent (named by `LB_AGENT`, else found beside this program) in a lab,
     /// against this program's API server with a generated cluster. Needs root.
     Control(Control),
+    /// Connections through Services, beside kube-proxy's kind of rules and a clean router
+    ///
+    /// Connect, read one line, close with a reset: from a pod to the first and the last Service, from
+    /// outside to a node port, and to the pods themselves, on nodes that are alike but for the real
+    /// lb-agent (named by `LB_AGENT`, else found beside this program), the same beside a CNI plugin's
+    /// rules, or nftables and iptables rules of kube-proxy's shape that are made for the same
+    /// Services. One processor for all clients and servers. Needs root.
+    Connections(Connections),
 }
 
 #[derive(Debug, Args)]
@@ -66,17 +75,23 @@ struct Control {
 impl BenchArgs {
     /// Measures, shows a table and writes the numbers where they were asked for.
     pub fn run(&self, out: &mut impl Write) -> Result<(), LabError> {
-        let What::Control(control) = &self.what;
-        let report = run(&control.options()?)?;
-        if let Some(path) = &control.json {
+        match &self.what {
+            What::Control(control) => control.run(out),
+            What::Connections(connections) => connections.run(out),
+        }
+    }
+}
+
+impl Control {
+    fn run(&self, out: &mut impl Write) -> Result<(), LabError> {
+        let report = run(&self.options()?)?;
+        if let Some(path) = &self.json {
             fs::write(path, report.json()?).map_err(LabError::file("write", path))?;
         }
         let shown = out.write_all(report.table().as_bytes());
         shown.map_err(LabError::io("show the table"))
     }
-}
 
-impl Control {
     fn options(&self) -> Result<Options, LabError> {
         let own = env::current_exe().map_err(LabError::io("find the running program"))?;
         let all: &[u32] = if self.quick {

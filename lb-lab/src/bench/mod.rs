@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `lb-lab bench control`: what a change costs the control plane, on clusters of growing size.
+//! What a connection costs is the room `connections`, which has options and a report of its own.
 //!
 //! A node of a lab runs the agent and, as a process of its own, the lab's API server with a generated
 //! cluster. The agent says itself how long things took; the kernel says what they cost.
@@ -10,6 +11,7 @@ mod agent;
 mod audit;
 mod cli;
 mod cluster;
+mod connections;
 mod numbers;
 mod process;
 mod programmed;

@@ -96,6 +96,30 @@ impl Machine {
             load_after: String::new(),
         }
     }
+
+    /// The same with what else the machine had to do at the end.
+    pub(super) fn at_end(mut self) -> Self {
+        self.load_after = load();
+        self
+    }
+
+    /// Where and beside what, without an end of line.
+    pub(super) fn head(&self) -> String {
+        format!(
+            "{} x {}, Linux {}, load {} before and {} after",
+            self.cpus, self.model, self.kernel, self.load_before, self.load_after
+        )
+    }
+}
+
+/// As JSON, for programs.
+pub(super) fn json(report: &impl Serialize) -> Result<String, LabError> {
+    let text = serde_json::to_string_pretty(report);
+    text.map(|text| text + "\n")
+        .map_err(|error| LabError::Malformed {
+            what: "the numbers".to_owned(),
+            why: error.to_string(),
+        })
 }
 
 fn load() -> String {
@@ -106,15 +130,14 @@ fn load() -> String {
 
 impl Report {
     pub(super) fn new(
-        mut machine: Machine,
+        machine: Machine,
         options: &Options,
         clusters: Vec<Cluster>,
         gate: Option<Gate>,
     ) -> Self {
-        machine.load_after = load();
         let targets = targets::judge(&clusters, gate.as_ref());
         Self {
-            machine,
+            machine: machine.at_end(),
             runs: options.runs,
             clusters,
             gate,
@@ -124,31 +147,18 @@ impl Report {
 
     /// As JSON, for programs.
     pub fn json(&self) -> Result<String, LabError> {
-        let text = serde_json::to_string_pretty(self);
-        text.map(|text| text + "\n")
-            .map_err(|error| LabError::Malformed {
-                what: "the numbers".to_owned(),
-                why: error.to_string(),
-            })
+        json(self)
     }
 
     /// As a table, for people.
     pub fn table(&self) -> String {
-        let machine = &self.machine;
-        let mut text = format!(
-            "{} x {}, Linux {}, load {} before and {} after; medians of {} runs\n\n",
-            machine.cpus,
-            machine.model,
-            machine.kernel,
-            machine.load_before,
-            machine.load_after,
-            self.runs
-        );
+        let mut text = self.machine.head();
+        // Writing to a String cannot fail.
+        write!(text, "; medians of {} runs\n\n", self.runs).unwrap_or_default();
         text.push_str(&aligned(&self.rows()));
         if let Some(gate) = &self.gate {
             let ([small, large], [first, second]) = (gate.services, gate.p50_micros);
             let Spread { median, min, max } = gate.ratio;
-            // Writing to a String cannot fail.
             write!(
                 text,
                 "\nby turns: {first:.0} us at {small} Services, {second:.0} us at {large}; \
@@ -217,7 +227,7 @@ impl Report {
 }
 
 /// Columns as wide as their widest cell.
-fn aligned(rows: &[Vec<String>]) -> String {
+pub(super) fn aligned(rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column));
         cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
