@@ -4,6 +4,12 @@
 //! **Invariant:** how good the numbers are is not judged here: the machine may be busy. But what must
 //! cost more than something else does.
 //! Read next: benches/packet.
+#![expect(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test's helper ends at the first failure"
+)]
 
 #[path = "../benches/packet/bench/mod.rs"]
 mod bench;
@@ -87,10 +93,8 @@ fn every_case_has_numbers_that_make_sense() {
         ratio(&report, "IPv4 TCP, not IP, ingress")
             < ratio(&report, "IPv4 TCP, ClusterIP, one flow")
     );
-    // None of 65,536 flows was measured, so no target that speaks of them is judged.
-    let targets = report["targets"].as_array().unwrap();
-    assert!(targets.iter().all(|target| target["met"].is_boolean()));
-    assert_eq!(targets.len(), 15, "{targets:#?}");
+    // The tables are too small for any target.
+    assert_eq!(report["targets"], Value::Array(Vec::new()));
 }
 
 #[test]

@@ -87,7 +87,8 @@ pub(crate) fn run(options: &Options, tell: &mut dyn FnMut(&str)) -> Result<Repor
         }
     }
     machine.look_again();
-    report.finish(machine);
+    let judged = options.services >= targets::SERVICES && options.flows >= targets::FLOWS;
+    report.finish(machine, judged);
     Ok(report)
 }
 
