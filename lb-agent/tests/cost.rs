@@ -17,6 +17,9 @@ mod support;
 
 use bench::Options;
 use bench::cluster::Family;
+use bench::report::Line;
+use bench::round::Found;
+use bench::targets::judge;
 use bench::wire::Proto;
 use serde_json::Value;
 
@@ -121,5 +124,41 @@ fn some_cases_and_single_operations_can_be_measured_alone() {
         micro
             .iter()
             .all(|operation| number(operation, "medianNs") > 0.0)
+    );
+}
+
+/// A case of which each round found this many nanoseconds, at a floor of 10.
+fn line(name: &str, rounds: &[f64]) -> Line {
+    let found = |&min: &f64| Found {
+        floor: 10.0,
+        min,
+        median: min,
+        dropped: false,
+    };
+    let found: Vec<Found> = rounds.iter().map(found).collect();
+    Line::new(name.to_owned(), &found)
+}
+
+#[test]
+fn a_target_takes_the_best_round_a_sum_or_the_median_of_rounds() {
+    let cases = [
+        line("IPv4 TCP, not ours, ingress", &[50.0, 40.0, 41.0]),
+        line("IPv4 TCP, ClusterIP, one flow", &[91.0]),
+        line("IPv4 TCP, NodePort with SNAT, one flow, ingress", &[110.0]),
+        line("IPv4 TCP, NodePort with SNAT, one flow, egress", &[100.0]),
+        line("IPv4 UDP, ClusterIP, 65536 flows", &[130.0, 280.0, 300.0]),
+        line(
+            "IPv4 UDP, smallest DNAT, 65536 flows",
+            &[100.0, 200.0, 100.0],
+        ),
+    ];
+    let judged: Vec<_> = judge(&cases)
+        .iter()
+        .map(|target| (target.measured.to_string(), target.met))
+        .collect();
+    let expected = [("4", true), ("9.1", false), ("1.4", true), ("21", false)];
+    assert_eq!(
+        judged,
+        expected.map(|(number, met)| (number.to_owned(), met))
     );
 }

@@ -19,8 +19,8 @@ mod kernel;
 mod layout;
 mod micro;
 pub(crate) mod report;
-mod round;
-mod targets;
+pub(crate) mod round;
+pub(crate) mod targets;
 pub(crate) mod wire;
 
 use anyhow::{Context as _, Result};

@@ -133,38 +133,3 @@ fn judge_one(wish: &Wish, cases: &[Line]) -> Option<Target> {
         met: measured <= wish.most,
     })
 }
-
-#[cfg(test)]
-mod tests {
-    use super::super::round::Found;
-    use super::*;
-
-    fn line(name: &str, rounds: &[f64]) -> Line {
-        let found = |&min: &f64| Found {
-            floor: 10.0,
-            min,
-            median: min,
-            dropped: false,
-        };
-        let found: Vec<Found> = rounds.iter().map(found).collect();
-        Line::new(name.to_owned(), &found)
-    }
-
-    #[test]
-    fn a_target_takes_the_best_round_a_sum_or_the_median_of_rounds() {
-        let smallest = "IPv4 UDP, smallest DNAT, 65536 flows";
-        let cases = [
-            line("IPv4 TCP, not ours, ingress", &[50.0, 40.0, 41.0]),
-            line("IPv4 TCP, ClusterIP, one flow", &[91.0]),
-            line("IPv4 TCP, NodePort with SNAT, one flow, ingress", &[110.0]),
-            line("IPv4 TCP, NodePort with SNAT, one flow, egress", &[100.0]),
-            line("IPv4 UDP, ClusterIP, 65536 flows", &[130.0, 280.0, 300.0]),
-            line(smallest, &[100.0, 200.0, 100.0]),
-        ];
-        let judged: Vec<(f64, bool)> = judge(&cases).iter().map(|t| (t.measured, t.met)).collect();
-        assert_eq!(
-            judged,
-            [(4.0, true), (9.1, false), (1.4, true), (21.0, false)]
-        );
-    }
-}
