@@ -136,6 +136,7 @@ fn fill_service(kernel: &mut Kernel, family: Family, service: u32, proto: Proto)
         ..frontend
     };
     put_frontend(kernel, node_port, proto, frontend);
+    kernel.put_version(id);
 }
 
 fn cluster_ip(family: Family, service: u32) -> IpAddr {

@@ -13,7 +13,7 @@ use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use bytemuck::Pod;
 use lb_common::abi::{
-    Conn, ConnKey, Iface, IfaceFlags, PREFIX_TABLE_BITS, Prefix, PrefixTable, names,
+    Conn, ConnKey, Iface, IfaceFlags, PREFIX_TABLE_BITS, Prefix, PrefixTable, names, version_index,
 };
 use nix::time::{ClockId, clock_getres};
 
@@ -110,6 +110,18 @@ impl Kernel {
         let mut map = HashMap::<_, Plain<K>, Plain<V>>::try_from(map).expect("the layouts agree");
         map.insert(Plain(key), Plain(value), 0)
             .expect("there is room");
+    }
+
+    /// Says that the tables of a service were written, as the agent does after each write.
+    pub(crate) fn put_version(&mut self, service: u32) {
+        let map = self
+            .shipped
+            .map_mut(names::VERSIONS)
+            .expect("the object has the map");
+        let mut versions = Array::<_, u32>::try_from(map).expect("the layouts agree");
+        versions
+            .set(version_index(service), 1, 0)
+            .expect("the entry is there");
     }
 
     /// Makes an address the node's own, and the one that everything is masqueraded with.

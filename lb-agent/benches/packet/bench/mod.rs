@@ -108,6 +108,13 @@ fn measure_stage(
         for (index, found) in found.iter_mut().enumerate() {
             found.push(round::measure(kernel, &mut stage, index, options)?);
         }
+        // One floor for the round: a disturbed one would flatter the case that it is for.
+        let last = found.iter().filter_map(|found| found.last());
+        let floors = last.map(|found| found.floor);
+        let floor = floors.min_by(f64::total_cmp).unwrap_or(f64::NAN);
+        for found in found.iter_mut().filter_map(|found| found.last_mut()) {
+            found.floor = floor;
+        }
     }
     for (case, found) in stage.cases.iter().zip(&found) {
         report.cases.push(Line::new(case.name.clone(), found));
