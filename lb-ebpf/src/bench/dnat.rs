@@ -78,7 +78,7 @@ fn dnat_v4(ctx: TcContext) -> i32 {
     };
     let key: Tuple = [source, destination, ports, u32::from(protocol)];
     // SAFETY: written before the bench runs.
-    let Some(&[address, port]) = (unsafe { FLOWS_V4.get(&key) }) else {
+    let Some(&[address, port]) = (unsafe { FLOWS_V4.get(key) }) else {
         return TC_ACT_UNSPEC;
     };
     let difference = checksum::difference(&[destination, 0, 0, 0], &[address, 0, 0, 0], 1);

@@ -9,8 +9,18 @@
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
 #[cfg(target_arch = "bpf")]
+#[expect(
+    clippy::needless_pass_by_value,
+    clippy::cast_possible_truncation,
+    reason = "the classifier macro hands the context over by value; what is cast is a header field"
+)]
 mod dnat;
 #[cfg(target_arch = "bpf")]
+#[expect(
+    clippy::needless_pass_by_value,
+    clippy::cast_possible_truncation,
+    reason = "the classifier macro hands the context over by value; what is cast is a header field"
+)]
 mod drive;
 #[cfg(target_arch = "bpf")]
 mod layout;

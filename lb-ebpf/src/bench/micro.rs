@@ -58,7 +58,7 @@ fn micro_lookup(_ctx: TcContext) -> i32 {
     let Some(key) = key() else {
         return TC_ACT_SHOT;
     };
-    done(HASH.get_ptr(&key).is_some())
+    done(HASH.get_ptr(key).is_some())
 }
 
 /// Looks a key up and reads the far end of its value.
@@ -68,7 +68,7 @@ fn micro_read(_ctx: TcContext) -> i32 {
         return TC_ACT_SHOT;
     };
     // SAFETY: nothing else uses the map.
-    match unsafe { HASH.get(&key) } {
+    match unsafe { HASH.get(key) } {
         Some(value) => done(value[6] == 0),
         None => TC_ACT_SHOT,
     }
@@ -80,7 +80,7 @@ fn micro_lru_lookup(_ctx: TcContext) -> i32 {
     let Some(key) = key() else {
         return TC_ACT_SHOT;
     };
-    done(LRU.get_ptr(&key).is_some())
+    done(LRU.get_ptr(key).is_some())
 }
 
 /// Inserts a new key; `TC_ACT_SHOT` when it is there or there is no room.
@@ -89,7 +89,7 @@ fn micro_insert(_ctx: TcContext) -> i32 {
     let Some(key) = key() else {
         return TC_ACT_SHOT;
     };
-    done(HASH.insert(&key, &[0; 7], u64::from(BPF_NOEXIST)).is_ok())
+    done(HASH.insert(key, [0; 7], u64::from(BPF_NOEXIST)).is_ok())
 }
 
 /// Replaces the value of a key, or inserts it.
@@ -98,7 +98,7 @@ fn micro_replace(_ctx: TcContext) -> i32 {
     let Some(key) = key() else {
         return TC_ACT_SHOT;
     };
-    done(HASH.insert(&key, &[0; 7], u64::from(BPF_ANY)).is_ok())
+    done(HASH.insert(key, [0; 7], u64::from(BPF_ANY)).is_ok())
 }
 
 /// Removes a key.
@@ -107,7 +107,7 @@ fn micro_remove(_ctx: TcContext) -> i32 {
     let Some(key) = key() else {
         return TC_ACT_SHOT;
     };
-    done(HASH.remove(&key).is_ok())
+    done(HASH.remove(key).is_ok())
 }
 
 /// Inserts into the LRU whose list all processors share.
@@ -116,7 +116,7 @@ fn micro_lru_insert(_ctx: TcContext) -> i32 {
     let Some(key) = key() else {
         return TC_ACT_SHOT;
     };
-    done(LRU.insert(&key, &[0; 7], u64::from(BPF_ANY)).is_ok())
+    done(LRU.insert(key, [0; 7], u64::from(BPF_ANY)).is_ok())
 }
 
 /// Inserts into the LRU in which every processor has a list of its own.
@@ -125,5 +125,5 @@ fn micro_lru_own_insert(_ctx: TcContext) -> i32 {
     let Some(key) = key() else {
         return TC_ACT_SHOT;
     };
-    done(LRU_OWN.insert(&key, &[0; 7], u64::from(BPF_ANY)).is_ok())
+    done(LRU_OWN.insert(key, [0; 7], u64::from(BPF_ANY)).is_ok())
 }

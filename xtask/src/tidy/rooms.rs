@@ -124,9 +124,10 @@ const RULES: &[Rule] = &[
             "lb-ebpf/src/kernel/edit.rs",
             "lb-ebpf/src/kernel/sock.rs",
             "lb-ebpf/src/kernel/counters.rs",
+            "lb-ebpf/src/bench",
         ],
         words: &["unsafe"],
-        why: "unsafe lives in lb-ebpf/src/kernel/{maps,parse,edit,sock,counters}.rs only",
+        why: "unsafe lives in lb-ebpf/src/kernel/{maps,parse,edit,sock,counters}.rs only, and in bench",
     },
     Rule {
         scope: &["lb-common/", "lb-ebpf/", "lb-agent/", "lb-lab/"],

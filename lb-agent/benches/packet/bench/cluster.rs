@@ -103,7 +103,7 @@ impl Cluster {
             }
             for service in 0..self.services {
                 for proto in Proto::ALL {
-                    self.fill_service(kernel, family, service, proto);
+                    fill_service(kernel, family, service, proto);
                 }
             }
         }
@@ -116,36 +116,37 @@ impl Cluster {
         }
         kernel.put_ports(&ports);
     }
+}
 
-    fn fill_service(self, kernel: &mut Kernel, family: Family, service: u32, proto: Proto) {
-        let number = u32::from(family == Family::V6) * 2 + u32::from(proto == Proto::Udp);
-        let id = 1 + service * 4 + number;
-        let backends = MOST - service % 3;
-        for slot in 0..backends {
-            let backend = 1 + (id - 1) * MOST + slot;
-            let at = SocketAddr::new(pod(family, service, slot), POD_PORT);
-            put_backend(kernel, id, backend, at);
-            let slot = u16::try_from(slot).expect("few backends");
-            kernel.put(names::SLOTS, SlotKey::cluster(id, slot), backend);
-        }
-        let frontend = Frontend {
-            service: id,
-            generation: 1,
-            cluster_count: u16::try_from(backends).expect("few backends"),
-            ..Frontend::default()
-        };
-        let cluster_ip = SocketAddr::new(cluster_ip(family, service), SERVICE_PORT);
-        put_frontend(kernel, cluster_ip, proto, frontend);
-        let node_port = SocketAddr::new(node_ip(family), node_port(service));
-        let frontend = Frontend {
-            kind: Kind::NodePort as u8,
-            pod_policy: Policy::SNAT_REMOTE,
-            node_policy: Policy::SNAT_REMOTE,
-            external_policy: Policy::SNAT_REMOTE,
-            ..frontend
-        };
-        put_frontend(kernel, node_port, proto, frontend);
+fn fill_service(kernel: &mut Kernel, family: Family, service: u32, proto: Proto) {
+    let number = u32::from(family == Family::V6) * 2 + u32::from(proto == Proto::Udp);
+    let id = 1 + service * 4 + number;
+    let backends = MOST - service % 3;
+    for slot in 0..backends {
+        let backend = 1 + (id - 1) * MOST + slot;
+        let at = SocketAddr::new(pod(family, service, slot), POD_PORT);
+        put_backend(kernel, id, backend, at);
+        let slot = u16::try_from(slot).expect("few backends");
+        kernel.put(names::SLOTS, SlotKey::cluster(id, slot), backend);
     }
+    let frontend = Frontend {
+        service: id,
+        generation: 1,
+        cluster_count: u16::try_from(backends).expect("few backends"),
+        ..Frontend::default()
+    };
+    let cluster_ip = SocketAddr::new(cluster_ip(family, service), SERVICE_PORT);
+    put_frontend(kernel, cluster_ip, proto, frontend);
+    let node_port = SocketAddr::new(node_ip(family), node_port(service));
+    let frontend = Frontend {
+        kind: Kind::NodePort as u8,
+        pod_policy: Policy::SNAT_REMOTE,
+        node_policy: Policy::SNAT_REMOTE,
+        external_policy: Policy::SNAT_REMOTE,
+        ..frontend
+    };
+    put_frontend(kernel, node_port, proto, frontend);
+    kernel.put_version(id);
 }
 
 fn cluster_ip(family: Family, service: u32) -> IpAddr {

@@ -120,12 +120,14 @@ impl Line {
 }
 
 impl Report {
-    /// Judges what was found.
-    pub(crate) fn finish(&mut self, machine: Machine) {
+    /// Completes it, with targets when the tables had the sizes that those are meant for.
+    pub(crate) fn finish(&mut self, machine: Machine, judged: bool) {
         self.machine = machine;
         let floors = self.cases.iter().map(|case| case.floor);
         self.floor_ns = rounded(floors.min_by(f64::total_cmp).unwrap_or(f64::NAN));
-        self.targets = targets::judge(&self.cases);
+        if judged {
+            self.targets = targets::judge(&self.cases);
+        }
     }
 
     pub(crate) fn json(&self) -> serde_json::Result<String> {

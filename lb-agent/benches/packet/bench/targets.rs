@@ -96,6 +96,10 @@ const WISHES: [Wish; 19] = [
     ),
 ];
 
+/// Services and flows that the targets are meant for: with smaller tables all lies in the caches.
+pub(crate) const SERVICES: u32 = 10_000;
+pub(crate) const FLOWS: u32 = 65_536;
+
 /// Every target for which there are numbers.
 pub(crate) fn judge(cases: &[Line]) -> Vec<Target> {
     WISHES
