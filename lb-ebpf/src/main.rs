@@ -24,7 +24,10 @@ mod hooks {
     use lb_ebpf::path::{self, Outcome};
     use lb_ebpf::tables::Tables;
 
-    use crate::kernel::{Host, World, edit, ethertype, icmp, parse, reject, work};
+    use crate::kernel::{
+        Host, Unusual, World, edit, ethertype, first_fragment, icmp, later_fragment, parse,
+        read_unusual, reject, work,
+    };
 
     /// Length of an Ethernet header, in bytes.
     const ETHERNET: u32 = 14;
@@ -117,7 +120,13 @@ mod hooks {
             return TC_ACT_UNSPEC;
         };
         if parse::<F, L2>(ctx, &mut work.packet).is_none() {
-            return icmp::<F>(ctx.skb.skb, L2, at_ingress);
+            match read_unusual::<F>(ctx.skb.skb, L2) {
+                Unusual::Read => {}
+                Unusual::LaterFragment => {
+                    return later_fragment::<F>(ctx.skb.skb, L2, at_ingress);
+                }
+                Unusual::Other => return icmp::<F>(ctx.skb.skb, L2, at_ingress),
+            }
         }
         let mut world = World::new(ctx, L2);
         let mut outcome = step(&mut world, work);
@@ -126,6 +135,9 @@ mod hooks {
         }
         if outcome == Outcome::Edit {
             outcome = edit::<F, L2>(ctx, work).into();
+            if work.packet.first_fragment {
+                first_fragment::<F>(ctx.skb.skb, L2, at_ingress);
+            }
         }
         match outcome {
             Outcome::Pass | Outcome::Edit | Outcome::Begin => TC_ACT_UNSPEC,

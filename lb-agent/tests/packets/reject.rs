@@ -33,7 +33,7 @@ each! { udp:
 pub(crate) fn unreachable(refused: &Segment) -> Vec<u8> {
     let quoted = match refused.proto {
         Proto::Tcp => 20,
-        Proto::Udp => 8,
+        Proto::Udp | Proto::Sctp => 8,
     };
     let network = refused.network();
     let quote = refused.frame()[network..refused.transport_at() + quoted].to_vec();
