@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Compiles the BPF programs of lb-ebpf, so that a plain `cargo build` is all it takes.
 //!
-//! The object lands in `OUT_DIR/lb-ebpf.o`; the loader includes it from there. The inner cargo has a
-//! target directory of its own, because the outer one holds the lock of the usual one.
-//! `LB_SKIP_BPF=1` writes an empty object instead: for editors and documentation.
+//! The object lands in `OUT_DIR/lb-ebpf.o`; the loader includes it from there. Beside it lies
+//! `lb-ebpf-bench.o`, which only the bench includes. The inner cargo has a target directory of its
+//! own, because the outer one holds the lock of the usual one.
+//! `LB_SKIP_BPF=1` writes empty objects instead: for editors and documentation.
 //! Read next: lb-ebpf/toolchain.rs, which finds the compiler.
 
 #[path = "../lb-ebpf/toolchain.rs"]
@@ -23,6 +24,9 @@ const INPUTS: [&str; 7] = [
     "lb-ebpf/toolchain.rs",
     "lb-agent/build.rs",
 ];
+
+/// The programs of the packet path, and those that only `cargo xtask bench packet` runs.
+const BINS: [&str; 2] = ["lb-ebpf", "lb-ebpf-bench"];
 
 fn main() -> ExitCode {
     match build() {
@@ -46,21 +50,23 @@ fn build() -> Result<(), String> {
     for name in ["LB_SKIP_BPF", "LB_BPF_RUSTC", "LB_BPF_CARGO"] {
         println!("cargo::rerun-if-env-changed={name}");
     }
-    let object = out.join("lb-ebpf.o");
+    let objects = BINS.map(|bin| out.join(bin).with_extension("o"));
     if env::var_os("LB_SKIP_BPF").is_some_and(|value| value != "0") {
         println!("cargo::rustc-env=LB_BPF_TOOLCHAIN=none (LB_SKIP_BPF)");
-        return write(&object, &[]);
+        return objects.iter().try_for_each(|object| write(object, &[]));
     }
     let toolchain = toolchain::Toolchain::find()?;
     println!("cargo::rustc-env=LB_BPF_TOOLCHAIN={}", toolchain.describe());
     let built = compile(&toolchain, &workspace, &out.join("bpf"))?;
-    write(
-        &object,
-        &fs::read(&built).map_err(|e| format!("read {}: {e}", built.display()))?,
-    )
+    for (bin, object) in BINS.iter().zip(&objects) {
+        let built = built.join(bin);
+        let bytes = fs::read(&built).map_err(|e| format!("read {}: {e}", built.display()))?;
+        write(object, &bytes)?;
+    }
+    Ok(())
 }
 
-/// Builds the programs and returns the path of the ELF object.
+/// Builds the programs and returns the folder with the ELF objects.
 fn compile(
     toolchain: &toolchain::Toolchain,
     workspace: &Path,
@@ -72,8 +78,7 @@ fn compile(
         .args([
             "--package",
             "lb-ebpf",
-            "--bin",
-            "lb-ebpf",
+            "--bins",
             "--profile",
             "bpf",
             "--locked",
@@ -89,7 +94,7 @@ fn compile(
             toolchain.describe()
         ));
     }
-    Ok(target_dir.join(toolchain::TARGET).join("bpf/lb-ebpf"))
+    Ok(target_dir.join(toolchain::TARGET).join("bpf"))
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<(), String> {

@@ -47,7 +47,7 @@ fn settings(choice: u8) -> Settings {
 fn listed(choice: u8, content: TableContent, objects: Vec<Object>) -> (Reconciler, Memory) {
     let mut reconciler = Reconciler::restore(settings(choice), &content, 1_000);
     let mut tables = Memory::with_content(content);
-    reconciler.receive(Update::Reset(objects));
+    reconciler.receive(Update::reset(objects));
     let outcome = reconciler.sync(&mut tables);
     assert_eq!(outcome.pending, 0, "every write works");
     assert_eq!(
@@ -80,7 +80,7 @@ pub(crate) fn check(name: &str, text: &str, choice: u8) -> usize {
     let content = tables.content().clone();
     let (_, mut restarted) = listed(choice, content, objects.clone());
     assert_eq!(restarted.take_log(), [], "a restart writes nothing");
-    reconciler.receive(Update::Reset(Vec::new()));
+    reconciler.receive(Update::reset(Vec::new()));
     reconciler.sync(&mut tables);
     assert!(tables.content().is_empty(), "ends empty");
     objects.len()

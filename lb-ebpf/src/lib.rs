@@ -10,5 +10,6 @@ pub mod icmp;
 pub mod limit;
 pub mod packet;
 pub mod path;
+pub mod reset;
 pub mod tables;
 pub mod unreachable;

@@ -13,7 +13,7 @@ use lb_common::{Address, Family};
 use crate::checksum;
 use crate::packet::Packet;
 
-/// Most words that the new headers take: IPv6 and ICMPv6.
+/// Most words that the new headers take: IPv6 and `ICMPv6`.
 pub const HEADER_WORDS: usize = 12;
 /// Protocol numbers of ICMP and `ICMPv6`.
 const ICMP: u8 = 1;

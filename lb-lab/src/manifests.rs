@@ -26,9 +26,10 @@ struct ServicePort {
     protocol: &'static str,
     port: u16,
     target: u16,
+    node_port: Option<u16>,
 }
 
-/// A Service of type `ClusterIP`.
+/// A Service of type `ClusterIP`, unless told otherwise.
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct Service {
@@ -37,6 +38,11 @@ pub struct Service {
     cluster_ips: Vec<IpAddr>,
     ports: Vec<ServicePort>,
     annotations: Vec<(String, String)>,
+    kind: &'static str,
+    /// Further lines below `spec`.
+    spec: Vec<String>,
+    /// Addresses of its load balancer.
+    ingress: Vec<IpAddr>,
 }
 
 impl Service {
@@ -48,6 +54,9 @@ impl Service {
             cluster_ips: cluster_ips.to_vec(),
             ports: Vec::new(),
             annotations: Vec::new(),
+            kind: "ClusterIP",
+            spec: Vec::new(),
+            ingress: Vec::new(),
         }
     }
 
@@ -58,22 +67,44 @@ impl Service {
     }
 
     /// Adds a TCP port; endpoints listen on `target`.
-    pub fn tcp(mut self, port: u16, target: u16) -> Self {
+    pub fn tcp(self, port: u16, target: u16) -> Self {
+        self.port("TCP", port, target)
+    }
+
+    fn port(mut self, protocol: &'static str, port: u16, target: u16) -> Self {
         self.ports.push(ServicePort {
-            protocol: "TCP",
+            protocol,
             port,
             target,
+            node_port: None,
         });
         self
     }
 
     /// Adds a UDP port; endpoints listen on `target`.
-    pub fn udp(mut self, port: u16, target: u16) -> Self {
-        self.ports.push(ServicePort {
-            protocol: "UDP",
-            port,
-            target,
-        });
+    pub fn udp(self, port: u16, target: u16) -> Self {
+        self.port("UDP", port, target)
+    }
+
+    /// Serves every port on every node too, at `node_port`; the type is `NodePort` from now on.
+    pub fn node_port(mut self, node_port: u16) -> Self {
+        self.kind = "NodePort";
+        for port in &mut self.ports {
+            port.node_port = Some(node_port);
+        }
+        self
+    }
+
+    /// Serves these addresses of a load balancer too; the type is `LoadBalancer` from now on.
+    pub fn load_balancer(mut self, addresses: &[IpAddr]) -> Self {
+        self.kind = "LoadBalancer";
+        self.ingress = addresses.to_vec();
+        self
+    }
+
+    /// Adds a line below `spec`, such as `externalTrafficPolicy: Local`.
+    pub fn spec(mut self, line: &str) -> Self {
+        self.spec.push(line.to_owned());
         self
     }
 
@@ -105,9 +136,13 @@ impl Service {
         }
         line!(
             text,
-            "spec:\n  type: ClusterIP\n  selector:\n    app: {}",
+            "spec:\n  type: {}\n  selector:\n    app: {}",
+            self.kind,
             self.name
         );
+        for line in &self.spec {
+            line!(text, "  {line}");
+        }
         if let Some(first) = self.cluster_ips.first() {
             line!(text, "  clusterIP: {:?}\n  clusterIPs:", first.to_string());
             for address in &self.cluster_ips {
@@ -132,6 +167,15 @@ impl Service {
                 port.port,
                 port.target
             );
+            if let Some(node_port) = port.node_port {
+                line!(text, "    nodePort: {node_port}");
+            }
+        }
+        if !self.ingress.is_empty() {
+            line!(text, "status:\n  loadBalancer:\n    ingress:");
+            for address in &self.ingress {
+                line!(text, "    - ip: {:?}", address.to_string());
+            }
         }
         text
     }

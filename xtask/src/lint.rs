@@ -78,8 +78,7 @@ fn clippy_for_bpf() -> Result<()> {
         .args([
             "--package",
             "lb-ebpf",
-            "--bin",
-            "lb-ebpf",
+            "--bins",
             "--profile",
             "bpf",
             "--locked",

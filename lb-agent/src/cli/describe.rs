@@ -115,7 +115,7 @@ impl PlanText {
             for rules in rules {
                 plan.port(snapshot, rules);
             }
-            let check = health_check(snapshot, context.node.name);
+            let check = health_check(snapshot, context);
             plan.health_checks.extend(check.map(HealthCheckText::from));
             if let Some(left) = &mut plan.left_out {
                 let service = &snapshot.service.key;
@@ -272,8 +272,7 @@ fn frontend_text(
     let service = snapshot.service;
     let members = match (rule.verdict, rule.list) {
         (Verdict::Reject | Verdict::Drop, _) => &[][..],
-        (Verdict::Forward, List::Cluster) => &rules.selection.cluster,
-        (Verdict::Forward, List::Local) => &rules.selection.local,
+        (Verdict::Forward, list) => rules.members(list).0,
     };
     let members = members.iter().filter_map(|at| rules.candidates.get(*at));
     let backends = members.map(|candidate| BackendText {
@@ -347,18 +346,20 @@ impl LeftOutText {
             None => format!("{namespace}/-"),
         };
         let reason = format!("its EndpointSlice {} {reason}", slice.key.name);
+        let left = |address: String, node: &Option<String>| Self {
+            service: service.clone(),
+            port_name: String::new(),
+            address,
+            port: None,
+            node: node.clone().unwrap_or_default(),
+            list: None,
+            reason: reason.clone(),
+        };
         let endpoints = slice.endpoints.iter();
-        endpoints
-            .map(|endpoint| Self {
-                service: service.clone(),
-                port_name: String::new(),
-                address: endpoint.address.to_string(),
-                port: None,
-                node: endpoint.node.clone().unwrap_or_default(),
-                list: None,
-                reason: reason.clone(),
-            })
-            .collect()
+        let endpoints = endpoints.map(|e| left(e.address.to_string(), &e.node));
+        let rejected = slice.rejected.iter();
+        let rejected = rejected.map(|it| left(it.address.clone(), &None));
+        endpoints.chain(rejected).collect()
     }
 
     fn new(service: &ServiceKey, left: LeftOut) -> Self {

@@ -6,9 +6,11 @@
 
 mod audits;
 mod describe;
+mod kernel;
 mod metrics;
 mod options;
 mod plan;
+mod remember;
 mod render;
 mod run;
 mod source;

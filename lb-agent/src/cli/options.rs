@@ -7,7 +7,7 @@ use clap::{Args, Parser, ValueEnum};
 
 use super::AlgorithmName;
 use crate::model::prefix::Prefix;
-use crate::plan::node::{DetectLocal, NodePortAddresses, PlanOptions};
+use crate::plan::node::{DetectLocal, LocalClusterIps, NodePortAddresses, PlanOptions};
 
 /// How kube-proxy's own `--detect-local-mode` names its ways.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -24,6 +24,16 @@ pub(super) enum DetectLocalMode {
     /// The packet comes in by a device whose name begins with --pod-interface-name-prefix.
     #[value(name = "InterfaceNamePrefix")]
     InterfaceNamePrefix,
+}
+
+/// Who answers at a cluster address that a device of this node has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum LocalClusterIpsName {
+    /// The host: `NodeLocal` DNSCache puts the address of the cluster's DNS on a device of its own.
+    #[default]
+    Host,
+    /// The Service's backends, as everywhere else.
+    Serve,
 }
 
 /// A word for how close to stay to another proxy.
@@ -55,6 +65,10 @@ pub(super) struct PlanningArgs {
     /// address of each family [default: all addresses of the node but loopback].
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     nodeport_addresses: Vec<String>,
+    /// Who answers at a cluster address that a device of this node has (other than kube-ipvs0).
+    /// What is left to the host gets a warning on its Service.
+    #[arg(long, value_enum, default_value_t)]
+    local_cluster_ips: LocalClusterIpsName,
     /// How pods of this node are told from other sources [default: by the device that a packet
     /// comes in by, which is found out].
     #[arg(long, value_enum, value_name = "MODE", ignore_case = true)]
@@ -95,6 +109,10 @@ impl PlanningArgs {
             snat_local_backends: self.snat_local_backends,
             node_port_addresses: addresses.map_err(|e| format!("--nodeport-addresses {e}"))?,
             detect_local: self.detect_local()?,
+            local_cluster_ips: match self.local_cluster_ips {
+                LocalClusterIpsName::Host => LocalClusterIps::Host,
+                LocalClusterIpsName::Serve => LocalClusterIps::Serve,
+            },
         };
         Ok(match self.parity {
             Some(Parity::KubeProxy) => options.kube_proxy_parity(),

@@ -59,7 +59,7 @@ pub(super) fn plan(args: &PlanArgs) -> Result<(), String> {
     let mut reconciler = Reconciler::restore(settings, tables.content(), 1);
     // Warnings of Services are part of the output; the log would say them twice.
     tracing::subscriber::with_default(tracing::subscriber::NoSubscriber::default(), || {
-        reconciler.receive(Update::Reset(objects));
+        reconciler.receive(Update::reset(objects));
         reconciler.sync(&mut tables);
     });
     let mut plan = PlanText::new(&reconciler, args.explain);

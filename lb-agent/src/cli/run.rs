@@ -10,17 +10,18 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use lb_common::abi::limits;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use super::audits::{Audits, Due};
+use super::kernel::{KernelArgs, pod_source};
 use super::metrics::Metrics;
 use super::options::PlanningArgs;
+use super::remember::Memory;
 use super::source::Source;
-use crate::datapath::{Datapath, DatapathConfig, Managed, Patterns};
+use crate::datapath::{Datapath, DatapathConfig, Learner, Managed, Patterns};
 
 use crate::notify::Supervisor;
 use crate::plan::ids::IdLimits;
@@ -78,10 +79,8 @@ pub(super) struct RunArgs {
     /// Devices to leave alone; wins over the former.
     #[arg(long, value_name = "GLOB", value_delimiter = ',')]
     exclude_interfaces: Vec<String>,
-    /// Entries of each connection table; a connection takes two.
-    #[arg(long, value_name = "N", default_value_t = limits::CONNECTIONS,
-          value_parser = clap::value_parser!(u32).range(2..))]
-    connections_max: u32,
+    #[command(flatten)]
+    kernel: KernelArgs,
     /// Seconds between two audits of the maps, which mend what others have changed; 0 for none.
     #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
     audit_interval: u64,
@@ -134,7 +133,8 @@ async fn serve(args: &RunArgs, settings: Settings) -> Result<(), String> {
     let supervisor = Supervisor::from_environment();
     let source = Source::find(args).await?;
     let mut datapath = DatapathConfig::new(&args.bpffs);
-    datapath.connections_max = args.connections_max;
+    args.kernel.apply(&mut datapath);
+    datapath.pods = pod_source(&settings.options.detect_local);
     datapath.patterns = Patterns {
         include: args.include_interfaces.clone(),
         exclude: args.exclude_interfaces.clone(),
@@ -151,7 +151,7 @@ async fn serve(args: &RunArgs, settings: Settings) -> Result<(), String> {
     let (sender, updates) = unbounded_channel();
     let listing_since = Instant::now();
     debug!(target: LATENCY, "the list begins");
-    let recorder = source.start(args, &settings.node_name, content.is_empty(), sender)?;
+    let started = source.start(args, &settings.node_name, content.is_empty(), sender)?;
     let metrics = Metrics::new();
     if let BindAddress(Some(address)) = args.metrics_bind_address {
         tokio::spawn(metrics.clone().serve(address));
@@ -163,9 +163,11 @@ async fn serve(args: &RunArgs, settings: Settings) -> Result<(), String> {
     let service = Service {
         managed,
         following: true,
-        recorder,
+        recorder: started.recorder,
+        memory: Memory::new(started.state),
         metrics,
         audits: Audits::new(Duration::from_secs(args.audit_interval), &args.bpffs),
+        learner: datapath.learner(),
         grown: datapath.grown(),
         reconciler,
         supervisor,
@@ -213,11 +215,14 @@ impl Stop {
 struct Service {
     reconciler: Reconciler,
     recorder: Option<EventRecorder>,
+    memory: Memory,
     metrics: Metrics,
     audits: Audits,
     managed: watch::Receiver<Managed>,
     /// Devices are followed; false only when that task has died.
     following: bool,
+    /// Who keeps masquerade addresses.
+    learner: Learner,
     /// Changes when maps that were full have room.
     grown: watch::Receiver<u64>,
     supervisor: Supervisor,
@@ -268,6 +273,11 @@ impl Service {
                     self.devices_changed(tables);
                     continue;
                 }
+                () = self.memory.asks() => {
+                    self.memory.note_asked();
+                    self.memory.help(&self.reconciler, &self.updates);
+                    continue;
+                }
                 due = self.audits.next(), if self.reconciler.is_listed() => {
                     self.audit(due, tables);
                     continue;
@@ -282,6 +292,7 @@ impl Service {
             };
             let oldest = self.take_in(delivery);
             self.pass(tables, Extent::Changed);
+            self.memory.help(&self.reconciler, &self.updates);
             let took = oldest.elapsed();
             self.metrics.updated(took);
             debug!(target: LATENCY, micros = micros(took));
@@ -292,6 +303,7 @@ impl Service {
     fn devices_changed(&mut self, tables: &mut impl Tables) {
         let addresses = self.managed.borrow_and_update().addresses.clone();
         self.reconciler.receive_addresses(addresses);
+        self.teach();
         if !self.reconciler.is_listed() {
             return;
         }
@@ -299,6 +311,13 @@ impl Service {
             self.pass(tables, Extent::Changed);
         } else if !self.ready {
             self.get_ready();
+        }
+    }
+
+    /// Tells the kernel side which addresses are whose, if that has changed.
+    fn teach(&mut self) {
+        if let Some(facts) = self.reconciler.take_cluster_facts() {
+            self.learner.learn(facts);
         }
     }
 
@@ -329,6 +348,7 @@ impl Service {
             oldest = oldest.min(next.received);
             self.reconciler.receive(next.update);
         }
+        self.teach();
         oldest
     }
 

@@ -30,6 +30,14 @@ pub(super) enum Source {
     ApiServer(Client),
 }
 
+/// What goes with a source that has been started.
+pub(super) struct Started {
+    /// What tells people about Services, if there is somebody to tell.
+    pub(super) recorder: Option<EventRecorder>,
+    /// What is remembered on disk.
+    pub(super) state: Option<State>,
+}
+
 impl Source {
     /// The source that the flags name. Nothing is sent to it yet.
     pub(super) async fn find(args: &RunArgs) -> Result<Self, String> {
@@ -45,23 +53,24 @@ impl Source {
     }
 
     /// Begins to send to `updates`; if the tables are empty, what is remembered comes first. Gives
-    /// what tells people about Services, if there is somebody to tell.
+    /// what else there is to do for it.
     pub(super) fn start(
         self,
         args: &RunArgs,
         node: &str,
         tables_are_empty: bool,
         updates: Updates,
-    ) -> Result<Option<EventRecorder>, String> {
+    ) -> Result<Started, String> {
         let (state, objects) = args.state_dir.as_deref().and_then(open).unzip();
         match self {
             Self::Manifests(path) => {
-                let updates = match state {
-                    Some(state) => recorded(state, updates),
+                let updates = match &state {
+                    Some(state) => recorded(state.clone(), updates),
                     None => updates,
                 };
                 manifests::watch(&path, updates).map_err(|e| error_chain(&e))?;
-                Ok(None)
+                let recorder = None;
+                Ok(Started { recorder, state })
             }
             Self::ApiServer(client) => {
                 let objects = objects.filter(|_| tables_are_empty).unwrap_or_default();
@@ -69,11 +78,12 @@ impl Source {
                 let outlet = Outlet {
                     remembered: remember(objects, &updates),
                     updates,
-                    state,
+                    state: state.clone(),
                     recorder: Some(recorder.clone()),
                 };
                 kubernetes::watch(&client, node, outlet, Patience::default());
-                Ok(Some(recorder))
+                let recorder = Some(recorder);
+                Ok(Started { recorder, state })
             }
         }
     }
@@ -114,8 +124,10 @@ fn recorded(state: State, updates: Updates) -> Updates {
     let (sender, mut inbox) = unbounded_channel::<Delivery>();
     tokio::spawn(async move {
         while let Some(delivery) = inbox.recv().await {
-            state.record(&delivery.update);
-            if updates.send(delivery).is_err() {
+            let recorded = state.record(&delivery.update);
+            let sent = updates.send(delivery);
+            drop(recorded);
+            if sent.is_err() {
                 return;
             }
         }

@@ -10,6 +10,8 @@ use std::fmt;
 
 use lb_common::abi::{Iface, IfaceFlags};
 
+use crate::model::prefix::Prefix;
+
 /// Why a device is managed. The first that applies in the order uplink, overlay, pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
@@ -63,6 +65,8 @@ pub struct LinkFacts {
     pub master: u32,
     /// Number of the device at its other end or below it; 0: none.
     pub peer: u32,
+    /// It is up.
+    pub up: bool,
     /// Id of the network namespace that `peer` is in, when it is another one.
     pub peer_netns: Option<u32>,
 }
@@ -124,6 +128,27 @@ pub struct Patterns {
     pub exclude: Vec<String>,
 }
 
+/// How it is told that packets come from pods of this node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum PodSource {
+    /// They come in by a device whose role is that of a pod.
+    #[default]
+    Role,
+    /// They come in by the device of this name, or by a port of the bridge of this name.
+    Device(String),
+    /// They come in by a device whose name begins so, or by a port of such a bridge.
+    NamePrefix(String),
+    /// Their source lies within these ranges; none for those that `ClusterFacts` tell.
+    Ranges(Option<Vec<Prefix>>),
+}
+
+/// What the operator chose about devices.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Rules {
+    pub(super) patterns: Patterns,
+    pub(super) pods: PodSource,
+}
+
 /// The role of a device, or none when it is not managed.
 pub fn classify(link: &LinkFacts, carries: Carries, patterns: &Patterns) -> Option<Role> {
     let named = |patterns: &[String]| patterns.iter().any(|pattern| matches(pattern, &link.name));
@@ -149,15 +174,31 @@ pub fn classify(link: &LinkFacts, carries: Carries, patterns: &Patterns) -> Opti
 }
 
 /// What the packet path must know of a device; `bridge` is the bridge that it is a port of.
-pub(super) fn iface(link: &LinkFacts, bridge: Option<u32>) -> Iface {
+pub(super) fn iface(
+    link: &LinkFacts,
+    bridge: Option<&LinkFacts>,
+    role: Role,
+    pods: &PodSource,
+) -> Iface {
+    // A packet from a port comes in by the bridge, as far as other tools can tell.
+    let is_named = |fits: &dyn Fn(&str) -> bool| {
+        fits(&link.name) || bridge.is_some_and(|bridge| fits(&bridge.name))
+    };
+    let pod = match pods {
+        PodSource::Role if role == Role::Pod => IfaceFlags::POD,
+        PodSource::Device(name) if is_named(&|is| is == name) => IfaceFlags::POD,
+        PodSource::NamePrefix(begin) if is_named(&|is| is.starts_with(begin)) => IfaceFlags::POD,
+        PodSource::Role | PodSource::Device(_) | PodSource::NamePrefix(_) => 0,
+        PodSource::Ranges(_) => IfaceFlags::POD_BY_ADDRESS,
+    };
+    let peer = match link.peer_netns {
+        Some(_) => IfaceFlags::PEER_NETNS,
+        None => 0,
+    };
     Iface {
-        bridge: bridge.unwrap_or(0),
+        bridge: bridge.map_or(0, |bridge| bridge.index),
         peer_netns: link.peer_netns.unwrap_or(0),
-        flags: if link.peer_netns.is_some() {
-            IfaceFlags::PEER_NETNS
-        } else {
-            0
-        },
+        flags: peer | pod,
     }
 }
 
@@ -337,10 +378,49 @@ mod tests {
     #[test]
     fn the_packet_path_learns_bridge_and_peer_namespace() {
         let pod = link("veth1", "veth", Some(0));
-        let entry = iface(&pod, Some(4));
+        let bridge = LinkFacts {
+            index: 4,
+            ..link("cni0", "bridge", None)
+        };
+        let entry = iface(&pod, Some(&bridge), Role::Pod, &PodSource::Role);
         assert_eq!(entry.bridge, 4);
         assert_eq!(entry.peer_netns, 0);
-        assert_eq!(entry.flags, IfaceFlags::PEER_NETNS);
-        assert_eq!(iface(&link("eth0", "", None), None), Iface::default());
+        assert_eq!(entry.flags, IfaceFlags::PEER_NETNS | IfaceFlags::POD);
+        let uplink = link("eth0", "", None);
+        let entry = iface(&uplink, None, Role::Uplink, &PodSource::Role);
+        assert_eq!(entry, Iface::default());
+    }
+
+    #[test]
+    fn pods_are_told_as_the_operator_chose() {
+        let (pod, by_address) = (IfaceFlags::POD, IfaceFlags::POD_BY_ADDRESS);
+        let bridge = link("cni0", "bridge", None);
+        let device = PodSource::Device("cni0".to_owned());
+        let prefix = PodSource::NamePrefix("cali".to_owned());
+        let ranges = PodSource::Ranges(None);
+        for (name, role, bridge, pods, flags) in [
+            ("veth1", Role::Pod, None, &PodSource::Role, pod),
+            ("eth0", Role::Uplink, None, &PodSource::Role, 0),
+            ("flannel.1", Role::Overlay, None, &PodSource::Role, 0),
+            ("veth1", Role::Pod, Some(&bridge), &device, pod),
+            ("veth1", Role::Pod, None, &device, 0),
+            ("eth0", Role::Uplink, Some(&bridge), &device, pod),
+            ("cni0", Role::Included, None, &device, pod),
+            ("cni01", Role::Included, None, &device, 0),
+            ("cali1", Role::Pod, None, &prefix, pod),
+            ("veth1", Role::Pod, None, &prefix, 0),
+            (
+                "veth1",
+                Role::Pod,
+                Some(&link("cali0", "bridge", None)),
+                &prefix,
+                pod,
+            ),
+            ("eth0", Role::Uplink, None, &ranges, by_address),
+            ("veth1", Role::Pod, Some(&bridge), &ranges, by_address),
+        ] {
+            let entry = iface(&link(name, "veth", None), bridge, role, pods);
+            assert_eq!(entry.flags, flags, "{name} {role:?} {pods:?}");
+        }
     }
 }

@@ -7,6 +7,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use super::ports::PortRange;
+
 /// The data plane could not be set up or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum DatapathError {
@@ -101,6 +103,18 @@ pub enum DatapathError {
         #[source]
         source: Box<aya::maps::MapError>,
     },
+    /// No port is left for masqueraded flows; choose other ranges.
+    #[error(
+        "masquerade: --snat-port-range has no port that is neither the kernel's own ({local}, \
+         net.ipv4.ip_local_port_range) nor a node port ({node_ports}, --service-node-port-range); \
+         change one of the three"
+    )]
+    NoSnatPorts {
+        /// What the kernel gives to sockets.
+        local: PortRange,
+        /// What node ports are chosen from.
+        node_ports: PortRange,
+    },
     /// The kernel's tick could not be found out.
     #[error("find the length of a kernel tick")]
     Tick {
@@ -144,6 +158,15 @@ pub enum DatapathError {
         map: &'static str,
         /// What came in between.
         why: &'static str,
+    },
+    /// Entries of a map could not be read; it is tried again.
+    #[error("read entries of map {map}")]
+    Batch {
+        /// The pinned name.
+        map: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
     },
     /// A thread could not be started.
     #[error("start the thread that {what}")]

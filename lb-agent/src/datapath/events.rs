@@ -63,8 +63,10 @@ impl Netlink {
 pub(super) struct Todo {
     /// Messages were lost; only a full list helps.
     pub(super) list: bool,
-    /// A default route came or went.
+    /// A route came or went, or may have gone without a word.
     pub(super) routes: bool,
+    /// Addresses came, changed or went.
+    pub(super) addresses: bool,
     /// Devices whose filters have changed.
     pub(super) filters: BTreeSet<u32>,
 }
@@ -89,7 +91,10 @@ pub(super) fn read(
     match message {
         M::NewLink(link) | M::DelLink(link) if is_about_port(&link) => None,
         M::NewLink(link) => {
+            let was_up = view.is_up(link.header.index);
             view.put_link(netlink::link_facts(&link));
+            // KERNEL: routes of IPv4 go with the device's state, and no message tells.
+            todo.routes |= was_up && !view.is_up(link.header.index);
             Some(link.header.index)
         }
         M::DelLink(link) => {
@@ -97,17 +102,21 @@ pub(super) fn read(
             Some(link.header.index)
         }
         M::NewAddress(message) => {
-            let (index, address) = netlink::global_address(&message)?;
-            view.put_address(index, address);
+            let facts = netlink::address_facts(&message)?;
+            let index = facts.device;
+            view.put_address(facts);
+            todo.addresses = true;
             Some(index)
         }
         M::DelAddress(message) => {
-            let (index, address) = netlink::global_address(&message)?;
-            view.remove_address(index, address);
-            Some(index)
+            let facts = netlink::address_facts(&message)?;
+            view.remove_address(&facts);
+            // KERNEL: routes of IPv4 that prefer it as source go, and no message tells.
+            (todo.addresses, todo.routes) = (true, true);
+            Some(facts.device)
         }
         M::NewRoute(route) | M::DelRoute(route) => {
-            todo.routes |= netlink::is_default_route(&route);
+            todo.routes |= netlink::is_worth_knowing(&route);
             None
         }
         M::NewTrafficFilter(change)
@@ -131,7 +140,8 @@ fn is_about_port(link: &LinkMessage) -> bool {
 mod tests {
     use super::*;
     use crate::datapath::devices::LinkFacts;
-    use netlink_packet_route::route::{RouteMessage, RouteType};
+    use netlink_packet_route::link::LinkFlags;
+    use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteType};
 
     fn link(index: u32, family: AddressFamily) -> LinkMessage {
         let mut link = LinkMessage::default();
@@ -170,7 +180,22 @@ mod tests {
     }
 
     #[test]
-    fn only_default_routes_matter() {
+    fn a_device_that_goes_down_takes_its_routes_along_without_a_word() {
+        let mut view = View::default();
+        let mut up = link(5, AddressFamily::Unspec);
+        up.header.flags = LinkFlags::Up;
+        let told = |view: &mut View, link: &LinkMessage| {
+            read_one(view, RouteNetlinkMessage::NewLink(link.clone()))
+                .1
+                .routes
+        };
+        assert!(!told(&mut view, &up));
+        assert!(!told(&mut view, &up));
+        assert!(told(&mut view, &link(5, AddressFamily::Unspec)));
+    }
+
+    #[test]
+    fn routes_to_single_pods_are_no_matter() {
         let mut route = RouteMessage::default();
         route.header.address_family = AddressFamily::Inet6;
         route.header.kind = RouteType::Unicast;
@@ -181,7 +206,12 @@ mod tests {
         assert!(routes(&route));
         route.header.destination_prefix_length = 64;
         assert!(!routes(&route));
-        route.header.destination_prefix_length = 0;
+        let source = std::net::Ipv6Addr::LOCALHOST.into();
+        route.attributes = vec![RouteAttribute::PrefSource(source)];
+        assert!(routes(&route));
+        route.header.table = 255;
+        assert!(!routes(&route), "what is delivered here");
+        route.header.table = 254;
         route.header.kind = RouteType::Unreachable;
         assert!(!routes(&route));
     }

@@ -6,6 +6,8 @@
 //! **Invariant:** a device's entry in `IFACES` and its egress program are there before its ingress
 //! program: no flow is translated whose replies would not be.
 
+mod sources;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,14 +21,18 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until};
 
 use super::attach::{Attacher, Hook, Outcome};
-use super::devices::{Managed, Patterns};
+use super::devices::{Managed, Rules};
 use super::error::DatapathError;
 use super::events::{self, Message, Messages, Netlink, Todo};
 use super::grow::{Event, Switch};
 use super::lacking::Lacking;
 use super::maps::Ifaces;
+use super::masquerade::{Masquerade, Table};
 use super::netlink;
 use super::view::{View, Wanted};
+use sources::Sources;
+
+pub(super) use sources::Known;
 
 /// Messages taken together before acting on them, so that a burst is not acted on one by one.
 const MESSAGES_PER_STEP: usize = 256;
@@ -45,7 +51,9 @@ const RECONNECT_WAIT: Duration = Duration::from_secs(1);
 pub(super) struct Follower {
     attacher: Attacher,
     ifaces: Ifaces,
-    patterns: Patterns,
+    /// Addresses to masquerade with.
+    sources: Sources,
+    rules: Rules,
     view: View,
     attached: BTreeMap<u32, Wanted>,
     managed: watch::Sender<Managed>,
@@ -66,7 +74,8 @@ impl Follower {
     pub(super) fn new(
         attacher: Attacher,
         ifaces: Ifaces,
-        patterns: Patterns,
+        known: Known,
+        rules: Rules,
         managed: watch::Sender<Managed>,
         repairs: Arc<AtomicU64>,
         switches: mpsc::UnboundedReceiver<Switch>,
@@ -74,7 +83,8 @@ impl Follower {
         Self {
             attacher,
             ifaces,
-            patterns,
+            sources: Sources::new(known, &rules.pods),
+            rules,
             view: View::default(),
             attached: BTreeMap::new(),
             managed,
@@ -96,7 +106,9 @@ impl Follower {
         let mut netlink = Netlink::open()?;
         self.view = netlink::list(&netlink.handle).await?;
         self.forget_strangers();
+        self.write_own();
         let first_error = self.ensure(self.view.indices().collect());
+        self.drop_stale_tables();
         if let Some(error) = first_error
             && self.attached.is_empty()
         {
@@ -141,6 +153,10 @@ impl Follower {
                 }
                 _ = audits.tick() => self.audit(&netlink.handle).await,
                 Some(switch) = self.switches.recv() => self.begin_switch(switch),
+                Ok(()) = self.sources.cluster.changed() => self.take_cluster_facts(),
+                () = sleep_until(self.sources.routes_due), if self.sources.routes_stale => {
+                    self.read_routes(&netlink.handle).await;
+                }
                 () = yield_now(), if !self.outdated.is_empty() => self.replace_next(),
             }
         }
@@ -166,14 +182,12 @@ impl Follower {
         }
         self.react(touched);
         self.look_for_unsettled();
-        if todo.routes {
-            match netlink::list_default_routes(handle).await {
-                Ok(devices) => {
-                    self.view.set_default_routes(devices);
-                    self.react(self.view.indices().collect());
-                }
-                Err(error) => warn("follow routes", &error),
-            }
+        if todo.addresses {
+            self.write_sources();
+        }
+        self.sources.routes_stale |= todo.routes;
+        if self.sources.routes_stale && self.sources.routes_due <= Instant::now() {
+            self.read_routes(handle).await;
         }
         for index in todo.filters {
             self.check_filters(handle, index).await;
@@ -182,11 +196,12 @@ impl Follower {
     }
 
     /// Attaches to and detaches from the devices named, where that changes anything.
-    fn react(&mut self, touched: BTreeSet<u32>) {
+    fn react(&mut self, mut touched: BTreeSet<u32>) {
+        touched.extend(self.view.ports_of(&touched));
         let changed = touched
             .into_iter()
             .filter(|index| {
-                let wanted = self.view.wanted(*index, &self.patterns);
+                let wanted = self.view.wanted(*index, &self.rules);
                 self.attached.get(index) != wanted.as_ref() || self.lacking.has(*index)
             })
             .collect();
@@ -250,14 +265,20 @@ impl Follower {
         let mut wanted = BTreeMap::new();
         let mut first_error = None;
         let mut lacking = BTreeMap::new();
+        let mut released = Vec::new();
         let mut failed = |error: DatapathError| {
             warn("manage devices", &error);
             first_error.get_or_insert(error);
         };
+        let masquerade = Masquerade::new(&self.view, &self.sources.cluster_facts.service_addresses);
         for index in devices {
             self.lacking.remove(index);
-            match self.view.wanted(index, &self.patterns) {
-                Some(device) => match self.ifaces.put(index, device.iface) {
+            match self.view.wanted(index, &self.rules) {
+                Some(device) => match self
+                    .ifaces
+                    .put(index, device.iface)
+                    .and_then(|()| self.sources.prefixes.set(index, &masquerade.device(index)))
+                {
                     Ok(()) => {
                         wanted.insert(index, device);
                     }
@@ -266,8 +287,11 @@ impl Follower {
                         failed(error);
                     }
                 },
-                None => self.release(index).unwrap_or_else(&mut failed),
+                None => released.push(index),
             }
+        }
+        for index in released {
+            self.release(index).unwrap_or_else(&mut failed);
         }
         // ORDER: see the invariant above; across all devices, because replies leave by others.
         for hook in [Hook::Egress, Hook::Ingress] {
@@ -310,6 +334,7 @@ impl Follower {
             self.attacher.remove(&target, Hook::Ingress)?;
             self.attacher.remove(&target, Hook::Egress)?;
         }
+        self.sources.prefixes.set(index, &Table::new())?;
         self.ifaces.remove(index)
     }
 
@@ -346,7 +371,9 @@ impl Follower {
                 devices.extend(self.lacking.indices());
                 self.view = view;
                 self.forget_strangers();
+                self.write_own();
                 self.ensure(devices);
+                self.drop_stale_tables();
                 self.look_for_unsettled();
                 self.report();
             }

@@ -15,10 +15,12 @@ use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use lb_common::abi::{Cursor, limits, names};
 use nix::time::{ClockId, clock_getres};
 
+use super::MasqueradeConfig;
 use super::error::DatapathError;
 use super::maps::failed;
 use super::pins::Pins;
-use super::shapes::{Entries, Shape, shapes};
+use super::ports::{SnatPorts, parse_local_ports};
+use super::shapes::{Chosen, Entries, Shape, shapes};
 use super::sizes::Sizes;
 use crate::error_chain;
 
@@ -43,7 +45,70 @@ pub(super) const ATTACHED: [&str; 4] = [
 #[derive(Clone, Debug)]
 pub(super) struct Wanted {
     pub(super) connections_max: u32,
+    pub(super) half_open_max: u32,
+    pub(super) affinity_max: u32,
     pub(super) sizes: Sizes,
+    pub(super) settings: Settings,
+}
+
+impl Wanted {
+    fn shapes(&self) -> Vec<Shape> {
+        let chosen = Chosen {
+            connections: self.connections_max,
+            half_open: self.half_open_max,
+            affinities: self.affinity_max,
+        };
+        shapes(chosen, &self.sizes)
+    }
+}
+
+/// What the programs are told beside the maps.
+#[derive(Clone, Debug)]
+pub(super) struct Settings {
+    mark: u32,
+    by_mark: u32,
+    ports: [u16; 8],
+}
+
+/// Where the kernel says which ports it gives to sockets of this network namespace.
+const LOCAL_PORTS: &str = "/proc/sys/net/ipv4/ip_local_port_range";
+/// With fewer ports than these flows to one backend run out of them soon.
+const FEW_PORTS: u32 = 1000;
+
+/// Works out what the programs are told about masquerading.
+pub(super) fn settings(config: &MasqueradeConfig) -> Result<Settings, DatapathError> {
+    let text = std::fs::read_to_string(LOCAL_PORTS).map_err(|source| DatapathError::Directory {
+        what: "read",
+        path: LOCAL_PORTS.into(),
+        source,
+    })?;
+    let local = parse_local_ports(&text).ok_or_else(|| DatapathError::Directory {
+        what: "read",
+        path: LOCAL_PORTS.into(),
+        source: io::Error::other(format!("{text:?} is no range of ports")),
+    })?;
+    let pool = SnatPorts::new(&config.ports, &[local, config.node_ports]);
+    let pool = pool.ok_or(DatapathError::NoSnatPorts {
+        local,
+        node_ports: config.node_ports,
+    })?;
+    if pool.left_out > 0 {
+        let left_out = pool.left_out;
+        tracing::warn!("{left_out} ports of --snat-port-range lie in too many pieces to be used");
+    }
+    if pool.count() < FEW_PORTS {
+        tracing::warn!(
+            "only {} ports for masqueraded flows ({pool}): --snat-port-range without the kernel's \
+             own {local} (net.ipv4.ip_local_port_range) and node ports {}",
+            pool.count(),
+            config.node_ports
+        );
+    }
+    Ok(Settings {
+        mark: 1 << (config.mark_bit & 31),
+        by_mark: u32::from(config.by_mark),
+        ports: pool.words(),
+    })
 }
 
 /// Entries of the maps that are to take the place of those with the same names.
@@ -52,8 +117,8 @@ type Larger = BTreeMap<&'static str, u32>;
 /// Loads everything; maps that do not exist yet are made and pinned.
 pub(super) fn load(pins: &Pins, wanted: &Wanted) -> Result<Ebpf, DatapathError> {
     let fresh = !pins.map(names::CURSORS).exists();
-    let shapes = shapes(wanted.connections_max, &wanted.sizes);
-    let mut ebpf = load_object(pins, &shapes, &Larger::new())?;
+    let shapes = wanted.shapes();
+    let mut ebpf = load_object(pins, wanted, &shapes, &Larger::new())?;
     if fresh {
         seed_cursors(pins)?;
     }
@@ -68,13 +133,18 @@ pub(super) fn load_larger(
     wanted: &Wanted,
     larger: &Larger,
 ) -> Result<Ebpf, DatapathError> {
-    let shapes = shapes(wanted.connections_max, &wanted.sizes);
-    let mut ebpf = load_object(pins, &shapes, larger)?;
+    let shapes = wanted.shapes();
+    let mut ebpf = load_object(pins, wanted, &shapes, larger)?;
     load_programs(&mut ebpf)?;
     Ok(ebpf)
 }
 
-fn load_object(pins: &Pins, shapes: &[Shape], larger: &Larger) -> Result<Ebpf, DatapathError> {
+fn load_object(
+    pins: &Pins,
+    wanted: &Wanted,
+    shapes: &[Shape],
+    larger: &Larger,
+) -> Result<Ebpf, DatapathError> {
     if OBJECT.is_empty() {
         return Err(DatapathError::NoObject);
     }
@@ -84,6 +154,10 @@ fn load_object(pins: &Pins, shapes: &[Shape], larger: &Larger) -> Result<Ebpf, D
     let csum_ipv6 = csum_ipv6_flag();
     loader.override_global("HZ", &hz, true);
     loader.override_global("CSUM_IPV6", &csum_ipv6, true);
+    let settings = &wanted.settings;
+    loader.override_global("MASQUERADE_MARK", &settings.mark, true);
+    loader.override_global("MASQUERADE_BY_MARK", &settings.by_mark, true);
+    loader.override_global("SNAT_PORTS", &settings.ports, true);
     for shape in shapes {
         let (path, entries) = match (larger.get(shape.name), shape.entries) {
             (Some(entries), _) => (pins.next(shape.name), Some(*entries)),

@@ -5,21 +5,24 @@
 //! `apply.rs` writes what was planned, `sweep.rs` removes flows.
 //! **Invariant:** keys and values are those of `lb_common::abi`, byte for byte.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use aya::maps::lpm_trie::Key;
 use aya::maps::{HashMap, LpmTrie, MapData, MapError, PerCpuArray};
 use lb_common::abi::{
-    Backend, Conn, ConnKey, Frontend, FrontendKey, Iface, SlotKey, SourceRange, SourceRangeKey,
-    names,
+    Backend, Conn, ConnKey, Frontend, FrontendKey, Iface, Kind, SlotKey, SourceRange,
+    SourceRangeKey, names,
 };
 use lb_common::{Family, Reason, V4, V6};
 
+use super::batch::Batches;
 use super::error::DatapathError;
 use super::grow::Caller;
 use super::pins::Pins;
-use super::written::{Grow, Shared, Store, Written};
+use super::written::{Grow, Shared, Store, Written, lock};
 
 /// A key or value as the kernel sees it.
 #[derive(Clone, Copy, Debug)]
@@ -265,6 +268,14 @@ impl KernelTables {
         families.chain([slots]).collect()
     }
 
+    /// Addresses that belong to Services, as the tables tell.
+    pub(super) fn service_addresses(&self) -> Result<BTreeSet<IpAddr>, DatapathError> {
+        let mut found = BTreeSet::new();
+        add_virtual(&self.v4.frontends, &mut found)?;
+        add_virtual(&self.v6.frontends, &mut found)?;
+        Ok(found)
+    }
+
     /// How often each reason has occurred since the maps were made, summed over all CPUs.
     pub fn reasons(&self) -> Result<Vec<(Reason, u64)>, DatapathError> {
         Reason::ALL
@@ -280,6 +291,25 @@ impl KernelTables {
     }
 }
 
+/// Adds the addresses of all frontends that are no node ports.
+fn add_virtual<A>(
+    frontends: &Shared<Hash<FrontendKey<A>, Frontend>>,
+    found: &mut BTreeSet<IpAddr>,
+) -> Result<(), DatapathError>
+where
+    A: Copy + Into<IpAddr>,
+    FrontendKey<A>: bytemuck::Pod + Send,
+{
+    let frontends = lock(frontends);
+    for entry in frontends.now().iter() {
+        let (Raw(key), Raw(frontend)) = entry.map_err(failed("read", frontends.name))?;
+        if frontend.kind != Kind::NodePort as u8 {
+            found.insert(key.address.into());
+        }
+    }
+    Ok(())
+}
+
 /// The flow entries of one family.
 pub struct Flows<A>
 where
@@ -287,8 +317,9 @@ where
     Conn<A>: bytemuck::Pod,
 {
     map: Hash<ConnKey<A>, Conn<A>>,
+    /// The same map once more, to read many entries at a time.
+    data: MapData,
     name: &'static str,
-    entries_max: u32,
 }
 
 impl Flows<[u8; 4]> {
@@ -311,20 +342,24 @@ where
     Conn<A>: bytemuck::Pod,
 {
     fn open<F: MapFamily<Addr = A>>(pins: &Pins) -> Result<Self, DatapathError> {
-        let info =
-            aya::maps::MapInfo::from_pin(pins.map(F::CONNS)).map_err(failed("open", F::CONNS))?;
         Ok(Self {
             map: open_hash(pins, F::CONNS)?,
+            data: MapData::from_pin(pins.map(F::CONNS)).map_err(failed("open", F::CONNS))?,
             name: F::CONNS,
-            entries_max: info.max_entries(),
         })
     }
 
-    /// Bound for a walk: the kernel starts one anew when the key it stands on is removed.
-    pub(super) fn walk_max(&self) -> usize {
-        usize::try_from(self.entries_max)
-            .unwrap_or(usize::MAX)
-            .saturating_mul(2)
+    /// Every entry, at most `entries` in one step.
+    pub(super) fn batches(&self, entries: usize) -> Batches<'_, ConnKey<A>, Conn<A>> {
+        Batches::new(&self.data, entries)
+    }
+
+    /// What failed while entries were read.
+    pub(super) fn unread(&self, source: std::io::Error) -> DatapathError {
+        DatapathError::Batch {
+            map: self.name,
+            source,
+        }
     }
 
     /// Every entry, two for each flow, in no order; entries that come or go meanwhile may or may

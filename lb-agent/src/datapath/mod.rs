@@ -11,16 +11,21 @@
 
 mod apply;
 mod attach;
+mod batch;
 mod devices;
 mod error;
 mod events;
+mod facts;
 mod follow;
 mod grow;
 mod lacking;
 mod loader;
 mod maps;
+mod masquerade;
 mod netlink;
 mod pins;
+mod ports;
+mod prefixes;
 mod shapes;
 mod sizes;
 mod sweep;
@@ -37,20 +42,25 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use attach::Attacher;
-use follow::Follower;
+use devices::Rules;
+use follow::{Follower, Known};
 use grow::Grower;
 use loader::Wanted;
 use maps::Ifaces;
+use prefixes::Prefixes;
 use sweep::Sweeper;
 
+use crate::model::cluster::ClusterFacts;
+
 pub use attach::{Filters, Hook, Mechanism, choose_mechanism};
-pub use devices::{Carries, LinkFacts, Managed, Patterns, Role, classify};
+pub use devices::{Carries, LinkFacts, Managed, Patterns, PodSource, Role, classify};
 pub use error::DatapathError;
 pub use loader::Clock;
 pub use maps::{Flows, KernelTables};
 pub use pins::Pins;
+pub use ports::{PortRange, SnatPorts};
 pub use sizes::{Size, Sizes};
-pub use sweep::{age_secs, is_expired};
+pub use sweep::Timeouts;
 
 /// What can be chosen about the kernel side.
 #[derive(Clone, Debug)]
@@ -61,8 +71,18 @@ pub struct DatapathConfig {
     pub connections_max: u32,
     /// Entries of the tables: when they are made, and when they have grown as far as they may.
     pub sizes: Sizes,
+    /// Entries of each table of flows that have only begun; a flow takes two.
+    pub half_open_max: u32,
+    /// Clients of each family that keep a backend.
+    pub affinity_max: u32,
+    /// When flows without packets have ended.
+    pub timeouts: Timeouts,
+    /// How masquerading is done.
+    pub masquerade: MasqueradeConfig,
     /// Devices to manage or to leave alone, by name.
     pub patterns: Patterns,
+    /// How pods of this node are told from other sources.
+    pub pods: PodSource,
     /// Use clsact filters even where the kernel has TCX.
     pub clsact_only: bool,
     /// Time between two audits of the attachments.
@@ -75,10 +95,40 @@ impl DatapathConfig {
         Self {
             bpffs: bpffs.into(),
             connections_max: limits::CONNECTIONS,
+            half_open_max: limits::HALF_OPEN,
+            affinity_max: limits::AFFINITIES,
+            timeouts: Timeouts::default(),
+            masquerade: MasqueradeConfig::default(),
             sizes: Sizes::default(),
             patterns: Patterns::default(),
+            pods: PodSource::default(),
             clsact_only: false,
             audit: Duration::from_secs(30),
+        }
+    }
+}
+
+/// What can be chosen about masquerading.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MasqueradeConfig {
+    /// The bit of a packet's mark, 0 to 31, that says it is to be masqueraded.
+    pub mark_bit: u8,
+    /// Only mark the packets: rules of someone else masquerade them.
+    pub by_mark: bool,
+    /// Ports that masqueraded flows may get, before those of the kernel and node ports are taken
+    /// away.
+    pub ports: Vec<PortRange>,
+    /// Ports that node ports are chosen from.
+    pub node_ports: PortRange,
+}
+
+impl Default for MasqueradeConfig {
+    fn default() -> Self {
+        Self {
+            mark_bit: 14,
+            by_mark: false,
+            ports: PortRange::SNAT_DEFAULT.to_vec(),
+            node_ports: PortRange::NODE_PORTS,
         }
     }
 }
@@ -99,6 +149,7 @@ pub struct Datapath {
     grower: Grower,
     follower: JoinHandle<()>,
     managed: watch::Receiver<Managed>,
+    learner: Learner,
     repairs: Arc<AtomicU64>,
 }
 
@@ -114,18 +165,34 @@ impl Datapath {
         let pins = Pins::prepare(&config.bpffs)?;
         let wanted = Wanted {
             connections_max: config.connections_max,
+            half_open_max: config.half_open_max,
+            affinity_max: config.affinity_max,
             sizes: config.sizes,
+            settings: loader::settings(&config.masquerade)?,
         };
         let ebpf = loader::load(&pins, &wanted)?;
         let mut tables = KernelTables::open_pins(&pins)?;
-        let sweeper = Sweeper::start(&pins)?;
+        let sweeper = Sweeper::start(&pins, config.timeouts)?;
         let (sender, managed) = watch::channel(Managed::default());
         let repairs = Arc::new(AtomicU64::new(0));
         let (switches, received) = mpsc::unbounded_channel();
+        let (cluster, told) = watch::channel(None);
+        let known = Known {
+            prefixes: Prefixes::open(&pins)?,
+            restored: ClusterFacts {
+                service_addresses: tables.service_addresses()?,
+                pod_ranges: None,
+            },
+            cluster: told,
+        };
         let follower = Follower::new(
             Attacher::new(ebpf, pins.clone(), !config.clsact_only),
             Ifaces::open(&pins)?,
-            config.patterns.clone(),
+            known,
+            Rules {
+                patterns: config.patterns.clone(),
+                pods: config.pods.clone(),
+            },
             sender,
             Arc::clone(&repairs),
             received,
@@ -139,6 +206,7 @@ impl Datapath {
             grower,
             follower: tokio::spawn(following),
             managed,
+            learner: Learner(cluster),
             repairs,
         })
     }
@@ -151,6 +219,11 @@ impl Datapath {
     /// The managed devices, as they are now and as they change.
     pub fn managed(&self) -> watch::Receiver<Managed> {
         self.managed.clone()
+    }
+
+    /// Where to tell what the cluster's objects say of this node's addresses.
+    pub fn learner(&self) -> Learner {
+        self.learner.clone()
     }
 
     /// How often full maps were made larger; each change means that there is room again.
@@ -176,6 +249,21 @@ impl Datapath {
             repairs: self.repairs(),
             swept: self.swept(),
         }
+    }
+}
+
+/// Takes in what the cluster's objects tell, for as long as the datapath runs.
+#[derive(Clone, Debug)]
+pub struct Learner(watch::Sender<Option<ClusterFacts>>);
+
+impl Learner {
+    /// From now on these facts count.
+    pub fn learn(&self, facts: ClusterFacts) {
+        self.0.send_if_modified(|known| {
+            let differs = known.as_ref() != Some(&facts);
+            *known = Some(facts);
+            differs
+        });
     }
 }
 

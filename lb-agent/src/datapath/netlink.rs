@@ -13,19 +13,27 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use futures_util::{Stream, TryStreamExt as _};
 use netlink_packet_route::AddressFamily;
-use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage};
-use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteType};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
 use netlink_packet_route::tc::{TcAttribute, TcFilterBpfOption, TcMessage, TcOption};
 use rtnetlink::{Handle, RouteMessageBuilder};
 
 use super::attach::{FILTER_HANDLE, Filters, Hook};
 use super::devices::LinkFacts;
 use super::error::DatapathError;
+use super::facts::{AddressFacts, RouteFacts};
 use super::view::View;
+use crate::model::prefix::Prefix;
 
 /// Names of our programs begin like this, also as filters.
 const PROGRAM_PREFIX: &str = "lb_tc_";
+/// The kernel's table of routes, and the one of what is delivered here.
+const TABLE_MAIN: u32 = 254;
+const TABLE_LOCAL: u32 = 255;
+/// Routes with a source or a router of their own that are kept at most: a node that takes part in
+/// a large network's routing has many, of which hardly any says anything new.
+const ROUTES_MAX: usize = 65_536;
 
 /// Lists everything that decides which devices are managed and how.
 pub(super) async fn list(handle: &Handle) -> Result<View, DatapathError> {
@@ -34,11 +42,11 @@ pub(super) async fn list(handle: &Handle) -> Result<View, DatapathError> {
         view.put_link(link_facts(&link));
     }
     for address in collect("addresses", handle.address().get().execute()).await? {
-        if let Some(address) = global_address(&address) {
-            view.put_address(address.0, address.1);
+        if let Some(facts) = address_facts(&address) {
+            view.add_listed(facts);
         }
     }
-    view.set_default_routes(list_default_routes(handle).await?);
+    view.set_routes(list_routes(handle).await?);
     for index in list_clsact(handle).await? {
         view.put_filters(index, list_filters(handle, index).await?);
     }
@@ -52,19 +60,23 @@ pub(super) async fn get_link(handle: &Handle, index: u32) -> Option<LinkFacts> {
     links.first().map(link_facts)
 }
 
-/// Devices that a default route of either family leads out of.
-pub(super) async fn list_default_routes(handle: &Handle) -> Result<Vec<u32>, DatapathError> {
+/// Routes of both families that matter.
+pub(super) async fn list_routes(handle: &Handle) -> Result<Vec<RouteFacts>, DatapathError> {
     let v4 = RouteMessageBuilder::<Ipv4Addr>::new().build();
     let v6 = RouteMessageBuilder::<Ipv6Addr>::new().build();
-    let mut devices = Vec::new();
+    let mut routes = Vec::new();
     for request in [v4, v6] {
-        for route in collect("routes", handle.route().get(request).execute()).await? {
-            if is_default_route(&route) {
-                devices.extend(route_devices(&route));
+        let mut listed = handle.route().get(request).execute();
+        while let Some(route) = listed.try_next().await.map_err(not_listed("routes"))? {
+            if is_worth_knowing(&route) && routes.len() < ROUTES_MAX {
+                routes.extend(route_facts(&route));
             }
         }
     }
-    Ok(devices)
+    if routes.len() >= ROUTES_MAX {
+        tracing::warn!("more than {ROUTES_MAX} routes: what the others prefer is not known");
+    }
+    Ok(routes)
 }
 
 /// Devices that have a clsact qdisc.
@@ -102,13 +114,14 @@ async fn collect<T>(
     what: &'static str,
     stream: impl Stream<Item = Result<T, rtnetlink::Error>>,
 ) -> Result<Vec<T>, DatapathError> {
-    stream
-        .try_collect()
-        .await
-        .map_err(|source| DatapathError::List {
-            what,
-            source: Box::new(source),
-        })
+    stream.try_collect().await.map_err(not_listed(what))
+}
+
+fn not_listed(what: &'static str) -> impl FnOnce(rtnetlink::Error) -> DatapathError {
+    move |source| DatapathError::List {
+        what,
+        source: Box::new(source),
+    }
 }
 
 /// The facts in a message about a device.
@@ -117,6 +130,7 @@ pub(super) fn link_facts(message: &LinkMessage) -> LinkFacts {
         index: message.header.index,
         ethernet: message.header.link_layer_type == LinkLayerType::Ether,
         loopback: message.header.flags.contains(LinkFlags::Loopback),
+        up: message.header.flags.contains(LinkFlags::Up),
         ..LinkFacts::default()
     };
     for attribute in &message.attributes {
@@ -139,45 +153,120 @@ pub(super) fn link_facts(message: &LinkMessage) -> LinkFacts {
     facts
 }
 
-/// Device and address, when the address means something outside of its link.
-pub(super) fn global_address(message: &AddressMessage) -> Option<(u32, IpAddr)> {
-    if message.header.scope != AddressScope::Universe {
+/// The facts in a message about an address that means something outside of its link.
+pub(super) fn address_facts(message: &AddressMessage) -> Option<AddressFacts> {
+    let header = &message.header;
+    if header.scope != AddressScope::Universe {
         return None;
     }
-    let mut found = None;
+    let mut flags = AddressFlags::from_bits_retain(header.flags.bits().into());
+    let (mut near, mut far) = (None, None);
     for attribute in &message.attributes {
         // On a point-to-point device `Address` is the far end and `Local` the near one.
         match attribute {
-            AddressAttribute::Local(address) => return Some((message.header.index, *address)),
-            AddressAttribute::Address(address) => found = Some((message.header.index, *address)),
+            AddressAttribute::Local(address) => near = Some(*address),
+            AddressAttribute::Address(address) => far = Some(*address),
+            AddressAttribute::Flags(all) => flags = *all,
             _ => {}
         }
     }
-    found
+    let far = far.or(near)?;
+    let pending = flags.contains(AddressFlags::Tentative);
+    let pending = pending && !flags.contains(AddressFlags::Optimistic);
+    Some(AddressFacts {
+        device: header.index,
+        address: near.unwrap_or(far),
+        subnet: Prefix::new(far, header.prefix_len)?,
+        secondary: flags.contains(AddressFlags::Secondary),
+        unfit: pending || flags.intersects(AddressFlags::Deprecated | AddressFlags::Dadfailed),
+    })
 }
 
-/// True for a route that takes whatever no other route takes.
-pub(super) fn is_default_route(message: &RouteMessage) -> bool {
+/// True for a route that tells a source or a router, or takes whatever no other route takes. The
+/// many routes to single pods do neither.
+pub(super) fn is_worth_knowing(message: &RouteMessage) -> bool {
+    let header = &message.header;
     let inet = matches!(
-        message.header.address_family,
+        header.address_family,
         AddressFamily::Inet | AddressFamily::Inet6
     );
-    inet && message.header.destination_prefix_length == 0
-        && message.header.kind == RouteType::Unicast
+    let tells = |attribute: &RouteAttribute| {
+        matches!(
+            attribute,
+            RouteAttribute::PrefSource(_)
+                | RouteAttribute::Gateway(_)
+                | RouteAttribute::MultiPath(_)
+                | RouteAttribute::NhId(_)
+        )
+    };
+    inet && header.kind == RouteType::Unicast
+        && table_of(message) != TABLE_LOCAL
+        && (header.destination_prefix_length == 0 || message.attributes.iter().any(tells))
 }
 
-fn route_devices(message: &RouteMessage) -> Vec<u32> {
-    let mut devices = Vec::new();
+fn table_of(message: &RouteMessage) -> u32 {
+    let whole = message
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            RouteAttribute::Table(table) => Some(*table),
+            _ => None,
+        });
+    whole.unwrap_or_else(|| message.header.table.into())
+}
+
+/// The facts in a route: one for each device that it leads out of.
+fn route_facts(message: &RouteMessage) -> Vec<RouteFacts> {
+    let header = &message.header;
+    let zero = match header.address_family {
+        AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        _ => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
+    let (mut destination, mut source) = (zero, None);
+    let (mut metric, mut hops) = (0, Vec::new());
+    let (mut device, gateway) = (None, gateway_of(&message.attributes));
     for attribute in &message.attributes {
         match attribute {
-            RouteAttribute::Oif(index) => devices.push(*index),
-            RouteAttribute::MultiPath(hops) => {
-                devices.extend(hops.iter().map(|hop| hop.interface_index));
-            }
+            RouteAttribute::Destination(address) => destination = ip(address).unwrap_or(zero),
+            RouteAttribute::PrefSource(address) => source = ip(address),
+            RouteAttribute::Priority(priority) => metric = *priority,
+            RouteAttribute::Oif(index) => device = Some(*index),
+            RouteAttribute::MultiPath(all) => hops.extend(
+                all.iter()
+                    .map(|hop| (hop.interface_index, gateway_of(&hop.attributes))),
+            ),
             _ => {}
         }
     }
-    devices
+    hops.extend(device.map(|device| (device, gateway)));
+    let Some(destination) = Prefix::new(destination, header.destination_prefix_length) else {
+        return Vec::new();
+    };
+    hops.into_iter()
+        .map(|(device, gateway)| RouteFacts {
+            device,
+            destination,
+            aside: table_of(message) != TABLE_MAIN,
+            metric,
+            source,
+            gateway,
+        })
+        .collect()
+}
+
+fn gateway_of(attributes: &[RouteAttribute]) -> Option<IpAddr> {
+    attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Gateway(address) => ip(address),
+        _ => None,
+    })
+}
+
+fn ip(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(address) => Some((*address).into()),
+        RouteAddress::Inet6(address) => Some((*address).into()),
+        _ => None,
+    }
 }
 
 /// True for the filter that `attach.rs` makes at `hook`.

@@ -113,8 +113,16 @@ impl Shape {
     }
 }
 
-/// Every pinned map; a connection table has room for `connections_max` entries.
-pub(super) fn shapes(connections_max: u32, sizes: &Sizes) -> Vec<Shape> {
+/// Entries of the maps that programs write, as far as they can be chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Chosen {
+    pub(super) connections: u32,
+    pub(super) half_open: u32,
+    pub(super) affinities: u32,
+}
+
+/// Every pinned map.
+pub(super) fn shapes(chosen: Chosen, sizes: &Sizes) -> Vec<Shape> {
     type V4 = [u8; 4];
     type V6 = [u8; 16];
     let services = Entries::Exactly(limits::SERVICES);
@@ -127,12 +135,12 @@ pub(super) fn shapes(connections_max: u32, sizes: &Sizes) -> Vec<Shape> {
         Shape::growing::<u32, Backend<V4>>(names::BACKENDS_V4, sizes.backends),
         Shape::growing::<u32, Backend<V6>>(names::BACKENDS_V6, sizes.backends),
         Shape::new::<u32, Cursor>(names::CURSORS, MapType::Array, services),
-        Shape::hash::<ConnKey<V4>, Conn<V4>>(names::CONNS_V4, connections_max),
-        Shape::hash::<ConnKey<V6>, Conn<V6>>(names::CONNS_V6, connections_max),
-        Shape::lru::<ConnKey<V4>, Conn<V4>>(names::HALF_OPEN_V4, limits::HALF_OPEN),
-        Shape::lru::<ConnKey<V6>, Conn<V6>>(names::HALF_OPEN_V6, limits::HALF_OPEN),
-        Shape::lru::<AffinityKey<V4>, Affinity>(names::AFFINITY_V4, limits::AFFINITIES),
-        Shape::lru::<AffinityKey<V6>, Affinity>(names::AFFINITY_V6, limits::AFFINITIES),
+        Shape::hash::<ConnKey<V4>, Conn<V4>>(names::CONNS_V4, chosen.connections),
+        Shape::hash::<ConnKey<V6>, Conn<V6>>(names::CONNS_V6, chosen.connections),
+        Shape::lru::<ConnKey<V4>, Conn<V4>>(names::HALF_OPEN_V4, chosen.half_open),
+        Shape::lru::<ConnKey<V6>, Conn<V6>>(names::HALF_OPEN_V6, chosen.half_open),
+        Shape::lru::<AffinityKey<V4>, Affinity>(names::AFFINITY_V4, chosen.affinities),
+        Shape::lru::<AffinityKey<V6>, Affinity>(names::AFFINITY_V6, chosen.affinities),
         Shape::lru::<FragmentKey<V4>, Fragment>(names::FRAGMENTS_V4, limits::FRAGMENTS),
         Shape::lru::<FragmentKey<V6>, Fragment>(names::FRAGMENTS_V6, limits::FRAGMENTS),
         Shape::prefixes::<V4>(names::PREFIXES_V4),
@@ -149,6 +157,12 @@ pub(super) fn shapes(connections_max: u32, sizes: &Sizes) -> Vec<Shape> {
 mod tests {
     use super::*;
 
+    const ONE: Chosen = Chosen {
+        connections: 1,
+        half_open: 1,
+        affinities: 1,
+    };
+
     fn found(kind: &str, key: u32, value: u32, entries: u32) -> Found {
         Found {
             kind: kind.to_owned(),
@@ -160,7 +174,7 @@ mod tests {
 
     #[test]
     fn every_pinned_map_has_a_shape() {
-        let shapes = shapes(1, &Sizes::default());
+        let shapes = shapes(ONE, &Sizes::default());
         let mut known: Vec<_> = shapes.iter().map(|shape| shape.name).collect();
         let mut all = names::ALL.to_vec();
         known.sort_unstable();
@@ -194,7 +208,7 @@ mod tests {
 
     #[test]
     fn counters_may_have_room_for_more_reasons_than_are_known() {
-        let shape = shapes(1, &Sizes::default()).pop().unwrap();
+        let shape = shapes(ONE, &Sizes::default()).pop().unwrap();
         let enough = u32::try_from(Reason::ALL.len()).unwrap();
         let more = found("PerCpuArray", 4, 8, enough + 9);
         assert_eq!(shape.difference(&more), None);

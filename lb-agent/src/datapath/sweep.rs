@@ -24,14 +24,8 @@ use super::pins::Pins;
 /// A TCP client that never got an answer gives up after a few retransmissions of its SYN; Linux's
 /// own connection tracking allows 60 to 120 seconds.
 const TCP_HALF_OPEN_SECS: u32 = 60;
-/// What kube-proxy sets for established connections (`--conntrack-tcp-timeout-established`).
-const TCP_ESTABLISHED_SECS: u32 = 24 * 60 * 60;
 /// Enough for the last acknowledgement and for one retransmission of a FIN.
 const TCP_OVER_SECS: u32 = 10;
-/// Linux's timeout for UDP that was sent one way only.
-const UDP_UNREPLIED_SECS: u32 = 30;
-/// Linux's timeout for UDP that went both ways.
-const UDP_REPLIED_SECS: u32 = 180;
 /// Both entries are written within one packet, so one alone is left from a failed insert or from
 /// UDP that has chosen another backend, whose last answers are under way no longer.
 const UNPAIRED_SECS: u32 = 60;
@@ -48,21 +42,60 @@ const PASS_REST: Duration = Duration::from_secs(5);
 /// before the next pass.
 const PASS_REST_IDLE: Duration = Duration::from_secs(15);
 
-/// True when a flow that was last seen `age_secs` ago in both directions needs no entries.
-pub fn is_expired(protocol: u8, state: u8, age_secs: u32) -> bool {
-    let replied = state & ConnState::REPLIED != 0;
-    let timeout_secs = match protocol {
-        proto::TCP if ConnState::is_over(state) => TCP_OVER_SECS,
-        proto::TCP if replied => TCP_ESTABLISHED_SECS,
-        proto::TCP => TCP_HALF_OPEN_SECS,
-        _ if replied => UDP_REPLIED_SECS,
-        _ => UDP_UNREPLIED_SECS,
-    };
-    age_secs > timeout_secs
+/// For how long a flow may be without packets, in seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// TCP while neither side has ended.
+    pub tcp_established: u32,
+    /// TCP after one side has ended, and the other may still send.
+    pub tcp_close_wait: u32,
+    /// UDP that was sent one way only.
+    pub udp: u32,
+    /// UDP that went both ways.
+    pub udp_stream: u32,
+}
+
+impl Default for Timeouts {
+    /// What kube-proxy sets for TCP, and what Linux has for UDP, which kube-proxy leaves alone.
+    fn default() -> Self {
+        Self {
+            tcp_established: 24 * 60 * 60,
+            tcp_close_wait: 60 * 60,
+            udp: 30,
+            udp_stream: 180,
+        }
+    }
+}
+
+impl Timeouts {
+    /// True when a flow that was last seen `age_secs` ago in both directions needs no entries.
+    fn has_expired(&self, protocol: u8, state: u8, age_secs: u32) -> bool {
+        let replied = state & ConnState::REPLIED != 0;
+        let half_closed = state & ConnState::CLOSED != 0;
+        let timeout_secs = match protocol {
+            proto::TCP if ConnState::is_over(state) => TCP_OVER_SECS,
+            proto::TCP if replied && half_closed => self.tcp_close_wait,
+            proto::TCP if replied => self.tcp_established,
+            proto::TCP => TCP_HALF_OPEN_SECS,
+            _ if replied => self.udp_stream,
+            _ => self.udp,
+        };
+        age_secs > timeout_secs
+    }
+}
+
+/// The moment at which flows are judged, and by what.
+#[derive(Clone, Copy, Debug)]
+struct Moment {
+    /// Low 32 bits of the kernel's jiffies.
+    now: u32,
+    /// Ticks in a second.
+    hz: u32,
+    timeouts: Timeouts,
 }
 
 /// Seconds since an entry was used. It counts ticks modulo 2^32 and may be younger than `now`.
-pub fn age_secs(now: u32, last_seen: u32, hz: u32) -> u32 {
+fn age_secs(now: u32, last_seen: u32, hz: u32) -> u32 {
     let ticks = now.wrapping_sub(last_seen).cast_signed().max(0);
     ticks.unsigned_abs() / hz.max(1)
 }
@@ -72,14 +105,14 @@ fn is_done<A: Copy>(
     key: &ConnKey<A>,
     conn: &Conn<A>,
     pair: Option<&Conn<A>>,
-    now: u32,
-    hz: u32,
+    moment: Moment,
 ) -> bool {
-    let age = age_secs(now, conn.last_seen, hz);
+    let age = age_secs(moment.now, conn.last_seen, moment.hz);
     match pair {
         Some(pair) => {
-            let age = age.min(age_secs(now, pair.last_seen, hz));
-            is_expired(key.proto, conn.state() | pair.state(), age)
+            let age = age.min(age_secs(moment.now, pair.last_seen, moment.hz));
+            let state = conn.state() | pair.state();
+            moment.timeouts.has_expired(key.proto, state, age)
         }
         None => age > UNPAIRED_SECS,
     }
@@ -93,7 +126,7 @@ pub(super) struct Sweeper {
 }
 
 impl Sweeper {
-    pub(super) fn start(pins: &Pins) -> Result<Self, DatapathError> {
+    pub(super) fn start(pins: &Pins, timeouts: Timeouts) -> Result<Self, DatapathError> {
         let v4 = Flows::open_v4(pins)?;
         let v6 = Flows::open_v6(pins)?;
         let clock = Clock::open(pins)?;
@@ -102,7 +135,10 @@ impl Sweeper {
         let counter = Arc::clone(&removed);
         let thread = std::thread::Builder::new()
             .name("lb-sweep".to_owned())
-            .spawn(move || run(v4, v6, &clock, &stopped, &counter))
+            .spawn(move || {
+                let judge = Judge { clock, timeouts };
+                run(v4, v6, &judge, &stopped, &counter);
+            })
             .map_err(|source| DatapathError::Thread {
                 what: "removes ended flows",
                 source,
@@ -141,7 +177,7 @@ impl Drop for Sweeper {
 fn run(
     mut v4: Flows<[u8; 4]>,
     mut v6: Flows<[u8; 16]>,
-    clock: &Clock,
+    judge: &Judge,
     stopped: &Receiver<()>,
     counter: &AtomicU64,
 ) {
@@ -149,8 +185,8 @@ fn run(
     let mut rest = PASS_REST_FIRST;
     while !wait(stopped, rest) {
         let before = counter.load(Ordering::Relaxed);
-        let pass = sweep(&mut v4, clock, stopped, counter)
-            .and_then(|()| sweep(&mut v6, clock, stopped, counter));
+        let pass = sweep(&mut v4, judge, stopped, counter)
+            .and_then(|()| sweep(&mut v6, judge, stopped, counter));
         match pass {
             Ok(()) => {
                 rest = if counter.load(Ordering::Relaxed) > before {
@@ -167,6 +203,22 @@ fn run(
     }
 }
 
+/// What it takes to judge flows at any moment.
+struct Judge {
+    clock: Clock,
+    timeouts: Timeouts,
+}
+
+impl Judge {
+    fn moment(&self) -> Result<Moment, DatapathError> {
+        Ok(Moment {
+            now: self.clock.now()?,
+            hz: self.clock.hz,
+            timeouts: self.timeouts,
+        })
+    }
+}
+
 /// Waits; true when it is time to end.
 fn wait(stopped: &Receiver<()>, rest: Duration) -> bool {
     !matches!(stopped.recv_timeout(rest), Err(RecvTimeoutError::Timeout))
@@ -175,11 +227,11 @@ fn wait(stopped: &Receiver<()>, rest: Duration) -> bool {
 /// One pass over one table; counts each flow as it is removed, so that a pass that fails or is
 /// stopped on its way has counted what it did.
 ///
-/// Keys are gathered first and removed afterwards, because the kernel starts a walk over a hash
-/// map anew when the key it stands on is gone.
+/// Keys are gathered first and removed afterwards, so that the reading is many entries at a time
+/// and ends soon, and the writing has the pace that it needs.
 fn sweep<A: Copy>(
     flows: &mut Flows<A>,
-    clock: &Clock,
+    judge: &Judge,
     stopped: &Receiver<()>,
     counter: &AtomicU64,
 ) -> Result<(), DatapathError>
@@ -188,28 +240,26 @@ where
     Conn<A>: bytemuck::Pod,
 {
     let mut done = Vec::new();
-    let mut now = None;
-    for (position, entry) in flows.iter().take(flows.walk_max()).enumerate() {
-        let (key, conn) = entry?;
-        if position % STEP_ENTRIES == 0 {
-            if position > 0 && wait(stopped, STEP_REST) {
-                return Ok(());
-            }
-            now = Some(clock.now()?);
+    let mut batches = flows.batches(STEP_ENTRIES);
+    let mut moment = None;
+    while let Some((keys, conns)) = batches.next().map_err(|error| flows.unread(error))? {
+        if moment.is_some() && wait(stopped, STEP_REST) {
+            return Ok(());
         }
-        let Some(now) = now else { continue };
+        // Later than the reading: an entry may look older than it was, and is read again.
+        let at = *moment.insert(judge.moment()?);
         // The young majority needs no second look: only an old entry's pair is asked for.
-        if is_done(&key, &conn, None, now, clock.hz)
-            || is_done(&key, &conn, Some(&conn), now, clock.hz)
-        {
-            done.push(key);
-        }
+        let old = keys.iter().zip(conns).filter(|(key, conn)| {
+            is_done(key, conn, None, at) || is_done(key, conn, Some(conn), at)
+        });
+        done.extend(old.map(|(key, _)| *key));
     }
+    drop(batches);
     for step in done.chunks(STEP_ENTRIES) {
         // A moment too early only makes the flows look younger.
-        let now = clock.now()?;
+        let moment = judge.moment()?;
         for key in step {
-            if remove_done(flows, key, now, clock.hz)? {
+            if remove_done(flows, key, moment)? {
                 counter.fetch_add(1, Ordering::Relaxed);
             }
         }
@@ -260,8 +310,7 @@ where
 fn remove_done<A: Copy>(
     flows: &mut impl Entries<A>,
     key: &ConnKey<A>,
-    now: u32,
-    hz: u32,
+    moment: Moment,
 ) -> Result<bool, DatapathError>
 where
     ConnKey<A>: PartialEq,
@@ -271,7 +320,7 @@ where
         return Ok(false);
     };
     let pair = pair_of(key, &conn, flows.lookup(&conn.pair_key(key))?);
-    if !is_done(key, &conn, pair.as_ref().map(|(_, pair)| pair), now, hz) {
+    if !is_done(key, &conn, pair.as_ref().map(|(_, pair)| pair), moment) {
         return Ok(false);
     }
     let Some(pair) = pair else {

@@ -16,6 +16,22 @@ const FRONTEND: [u8; 4] = [10, 0, 1, 1];
 const OLD: [u8; 4] = [10, 0, 0, 5];
 const NEW: [u8; 4] = [10, 0, 0, 6];
 
+const TIMEOUTS: Timeouts = Timeouts {
+    tcp_established: 86_400,
+    tcp_close_wait: 3600,
+    udp: 30,
+    udp_stream: 180,
+};
+
+/// A moment of a kernel with one tick in a second.
+fn at(now: u32) -> Moment {
+    Moment {
+        now,
+        hz: 1,
+        timeouts: TIMEOUTS,
+    }
+}
+
 type Key = ConnKey<[u8; 4]>;
 type Entry = Conn<[u8; 4]>;
 
@@ -77,21 +93,25 @@ fn reply(backend: [u8; 4], last_seen: u32) -> (Key, Entry) {
 #[test]
 fn each_state_has_its_own_timeout() {
     let over = REPLIED | ConnState::CLOSED;
+    let timeouts = Timeouts {
+        tcp_established: 1000,
+        tcp_close_wait: 500,
+        udp: 20,
+        udp_stream: 40,
+    };
     for (protocol, state, timeout_secs) in [
         (proto::TCP, 0, TCP_HALF_OPEN_SECS),
-        (proto::TCP, REPLIED, TCP_ESTABLISHED_SECS),
-        (
-            proto::TCP,
-            REPLIED | ConnState::FIN_REQUEST,
-            TCP_ESTABLISHED_SECS,
-        ),
+        (proto::TCP, ConnState::FIN_REQUEST, TCP_HALF_OPEN_SECS),
+        (proto::TCP, REPLIED, 1000),
+        (proto::TCP, REPLIED | ConnState::FIN_REQUEST, 500),
+        (proto::TCP, REPLIED | ConnState::FIN_REPLY, 500),
         (proto::TCP, over, TCP_OVER_SECS),
         (proto::TCP, ConnState::RESET, TCP_OVER_SECS),
-        (proto::UDP, 0, UDP_UNREPLIED_SECS),
-        (proto::UDP, REPLIED, UDP_REPLIED_SECS),
+        (proto::UDP, 0, 20),
+        (proto::UDP, REPLIED, 40),
     ] {
-        assert!(!is_expired(protocol, state, timeout_secs));
-        assert!(is_expired(protocol, state, timeout_secs + 1));
+        assert!(!timeouts.has_expired(protocol, state, timeout_secs));
+        assert!(timeouts.has_expired(protocol, state, timeout_secs + 1));
     }
 }
 
@@ -116,14 +136,14 @@ fn the_younger_direction_keeps_a_flow_alive() {
         conn.reply_seen = REPLIED;
         conn
     };
-    let (old, young) = (seen(0), seen(UDP_REPLIED_SECS));
-    let now = UDP_REPLIED_SECS + 2;
-    assert!(is_done(&key, &old, Some(&old), now, 1));
-    assert!(!is_done(&key, &old, Some(&young), now, 1));
-    assert!(!is_done(&key, &young, Some(&old), now, 1));
+    let (old, young) = (seen(0), seen(TIMEOUTS.udp_stream));
+    let now = TIMEOUTS.udp_stream + 2;
+    assert!(is_done(&key, &old, Some(&old), at(now)));
+    assert!(!is_done(&key, &old, Some(&young), at(now)));
+    assert!(!is_done(&key, &young, Some(&old), at(now)));
     let alone = seen(now - UNPAIRED_SECS);
-    assert!(!is_done(&key, &alone, None, now, 1));
-    assert!(is_done(&key, &alone, None, now + 1, 1));
+    assert!(!is_done(&key, &alone, None, at(now)));
+    assert!(is_done(&key, &alone, None, at(now + 1)));
 }
 
 #[test]
@@ -134,7 +154,7 @@ fn the_old_reply_entry_goes_alone_while_its_flow_lives_with_another_backend() {
     for entry in [stale, living, reply(NEW, now)] {
         flows.put(entry);
     }
-    assert!(remove_done(&mut flows, &stale.0, now, 1).unwrap());
+    assert!(remove_done(&mut flows, &stale.0, at(now)).unwrap());
     assert!(!flows.has(&stale.0));
     assert!(flows.has(&living.0) && flows.has(&reply(NEW, now).0));
 }
@@ -143,14 +163,14 @@ fn the_old_reply_entry_goes_alone_while_its_flow_lives_with_another_backend() {
 fn a_request_entry_stays_when_a_stale_reply_entry_leads_to_it() {
     // Old enough to end with a reply entry, were it its pair, and too young to end alone.
     let now = 10_000;
-    let (mut stale, mut living) = (reply(OLD, 0), request(NEW, now - UDP_UNREPLIED_SECS - 1));
+    let (mut stale, mut living) = (reply(OLD, 0), request(NEW, now - TIMEOUTS.udp - 1));
     (stale.1.reply_seen, living.1.reply_seen) = (0, 0);
     let mut flows = Memory::default();
     flows.put(stale);
     flows.put(living);
-    assert!(remove_done(&mut flows, &stale.0, now, 1).unwrap());
+    assert!(remove_done(&mut flows, &stale.0, at(now)).unwrap());
     assert!(flows.has(&living.0));
-    assert!(!remove_done(&mut flows, &living.0, now, 1).unwrap());
+    assert!(!remove_done(&mut flows, &living.0, at(now)).unwrap());
 }
 
 #[test]
@@ -167,13 +187,13 @@ fn a_flow_that_is_used_while_it_is_being_removed_keeps_its_entries() {
             };
             flows.put(request);
             flows.put(reply);
-            assert!(!remove_done(&mut flows, &first, now, 1).unwrap());
+            assert!(!remove_done(&mut flows, &first, at(now)).unwrap());
             assert!(flows.has(&request.0) && flows.has(&reply.0));
         }
         let mut flows = Memory::default();
         flows.put(request);
         flows.put(reply);
-        assert!(remove_done(&mut flows, &first, now, 1).unwrap());
+        assert!(remove_done(&mut flows, &first, at(now)).unwrap());
         assert!(!flows.has(&request.0) && !flows.has(&reply.0));
     }
 }
@@ -188,6 +208,68 @@ fn a_reply_entry_that_is_used_after_its_request_entry_has_gone_stays() {
     };
     flows.put(request);
     flows.put(reply);
-    assert!(remove_done(&mut flows, &request.0, now, 1).unwrap());
+    assert!(remove_done(&mut flows, &request.0, at(now)).unwrap());
     assert!(flows.has(&reply.0));
+}
+
+/// The request entry of the masqueraded way to `backend`, at egress, and its reply entry.
+fn masqueraded(backend: [u8; 4], last_seen: u32) -> [(Key, Entry); 2] {
+    const NODE: [u8; 4] = [192, 0, 2, 1];
+    let key = ConnKey::new((CLIENT, 4000), (backend, 53), proto::UDP, Hook::Egress);
+    let mut conn = Conn::new(Action::Snat, (NODE, 61_000), 53, last_seen);
+    let mut reply = Conn::new(Action::UndoSnat, (CLIENT, 4000), 53, last_seen);
+    (conn.reply_seen, reply.reply_seen) = (REPLIED, REPLIED);
+    [(key, conn), (conn.pair_key(&key), reply)]
+}
+
+#[test]
+fn a_masqueraded_flow_has_two_pairs_that_go_each_for_itself() {
+    let now = 10_000;
+    for (old, young) in [(0, now), (now, 0)] {
+        let pair = masqueraded(OLD, old);
+        let other = [request(OLD, young), reply(OLD, young)];
+        let mut flows = Memory::default();
+        for entry in pair.iter().chain(&other) {
+            flows.put(*entry);
+        }
+        // From each of its ends.
+        for (key, _) in &pair {
+            let removed = remove_done(&mut flows, key, at(now)).unwrap();
+            assert_eq!(
+                removed,
+                old == 0 && *key == pair[0].0,
+                "both go at the first"
+            );
+        }
+        for (key, _) in &pair {
+            assert_eq!(flows.has(key), old == now);
+        }
+        for (key, _) in &other {
+            assert!(flows.has(key), "not asked for");
+        }
+    }
+}
+
+#[test]
+fn a_masqueraded_pair_goes_request_first_and_stays_when_an_answer_comes() {
+    let now = 10_000;
+    let [request, reply] = masqueraded(OLD, 0);
+    for first in [request.0, reply.0] {
+        let mut flows = Memory {
+            use_at: Some((2, reply.0, now)),
+            ..Memory::default()
+        };
+        flows.put(request);
+        flows.put(reply);
+        assert!(!remove_done(&mut flows, &first, at(now)).unwrap());
+        assert!(flows.has(&request.0) && flows.has(&reply.0));
+        let mut flows = Memory {
+            use_at: Some((4, reply.0, now)),
+            ..Memory::default()
+        };
+        flows.put(request);
+        flows.put(reply);
+        assert!(remove_done(&mut flows, &first, at(now)).unwrap());
+        assert!(!flows.has(&request.0) && flows.has(&reply.0));
+    }
 }

@@ -10,7 +10,8 @@ use std::net::IpAddr;
 use lb_common::abi::Iface;
 
 use super::attach::{Filters, Target};
-use super::devices::{Carries, LinkFacts, Patterns, Role, classify, iface};
+use super::devices::{Carries, LinkFacts, Role, Rules, classify, iface};
+use super::facts::{AddressFacts, RouteFacts};
 
 /// A device that is to be managed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,8 +25,10 @@ pub(super) struct Wanted {
 #[derive(Clone, Debug, Default)]
 pub(super) struct View {
     links: BTreeMap<u32, LinkFacts>,
-    addresses: BTreeSet<(u32, IpAddr)>,
-    default_routes: BTreeSet<u32>,
+    /// Of each device, in the kernel's order.
+    addresses: BTreeMap<u32, Vec<AddressFacts>>,
+    /// Of each device, the best first.
+    routes: BTreeMap<u32, Vec<RouteFacts>>,
     filters: BTreeMap<u32, Filters>,
 }
 
@@ -37,19 +40,46 @@ impl View {
     pub(super) fn remove_link(&mut self, index: u32) {
         self.links.remove(&index);
         self.filters.remove(&index);
-        self.addresses.retain(|(device, _)| *device != index);
+        self.addresses.remove(&index);
+        self.routes.remove(&index);
     }
 
-    pub(super) fn put_address(&mut self, index: u32, address: IpAddr) {
-        self.addresses.insert((index, address));
+    /// Takes an address in that is listed: the list is in the kernel's order.
+    pub(super) fn add_listed(&mut self, facts: AddressFacts) {
+        self.addresses.entry(facts.device).or_default().push(facts);
     }
 
-    pub(super) fn remove_address(&mut self, index: u32, address: IpAddr) {
-        self.addresses.remove(&(index, address));
+    /// Takes an address in that has come or changed. The kernel puts a new one of IPv4 behind the
+    /// others and one of IPv6 before them.
+    pub(super) fn put_address(&mut self, facts: AddressFacts) {
+        let all = self.addresses.entry(facts.device).or_default();
+        let same = |known: &&mut AddressFacts| is_same(known, &facts);
+        if let Some(known) = all.iter_mut().find(same) {
+            *known = facts;
+        } else if facts.address.is_ipv4() {
+            all.push(facts);
+        } else {
+            all.insert(0, facts);
+        }
     }
 
-    pub(super) fn set_default_routes(&mut self, devices: Vec<u32>) {
-        self.default_routes = devices.into_iter().collect();
+    pub(super) fn remove_address(&mut self, facts: &AddressFacts) {
+        if let Some(all) = self.addresses.get_mut(&facts.device) {
+            all.retain(|known| !is_same(known, facts));
+        }
+    }
+
+    /// Replaces all routes; true when that changes anything.
+    pub(super) fn set_routes(&mut self, mut routes: Vec<RouteFacts>) -> bool {
+        let order = |r: &RouteFacts| (r.device, r.aside, r.metric, r.destination, r.source);
+        routes.sort_by_key(order);
+        let mut by_device = BTreeMap::<u32, Vec<RouteFacts>>::new();
+        for route in routes {
+            by_device.entry(route.device).or_default().push(route);
+        }
+        let differ = by_device != self.routes;
+        self.routes = by_device;
+        differ
     }
 
     pub(super) fn put_filters(&mut self, index: u32, filters: Filters) {
@@ -64,17 +94,60 @@ impl View {
         self.links.keys().copied()
     }
 
-    /// Addresses of this node. Those that an earlier proxy bound for its Services are not its own.
+    /// Addresses of this node that mean something outside of their links. Those that an earlier
+    /// proxy bound for its Services are not its own.
     pub(super) fn node_addresses(&self) -> BTreeSet<IpAddr> {
+        self.own_addresses().map(|facts| facts.address).collect()
+    }
+
+    /// All addresses of this node, by device, but those that an earlier proxy bound.
+    pub(super) fn own_addresses(&self) -> impl Iterator<Item = &AddressFacts> {
         let bound_by_ipvs = |index: &u32| {
             let link = self.links.get(index);
             link.is_some_and(|link| link.name == "kube-ipvs0")
         };
-        let own = self
-            .addresses
-            .iter()
-            .filter(|(index, _)| !bound_by_ipvs(index));
-        own.map(|(_, address)| *address).collect()
+        let own = self.addresses.iter();
+        own.filter(move |(index, _)| !bound_by_ipvs(index))
+            .flat_map(|(_, all)| all)
+    }
+
+    /// The addresses of one device.
+    pub(super) fn addresses(&self, index: u32) -> &[AddressFacts] {
+        self.addresses.get(&index).map_or(&[], Vec::as_slice)
+    }
+
+    /// The routes out of one device, the best first.
+    pub(super) fn routes(&self, index: u32) -> impl Iterator<Item = &RouteFacts> {
+        self.routes.get(&index).into_iter().flatten()
+    }
+
+    /// The routes out of all devices.
+    pub(super) fn all_routes(&self) -> impl Iterator<Item = &RouteFacts> {
+        self.routes.values().flatten()
+    }
+
+    /// The device whose addresses count for what leaves by this one: its bridge, or itself.
+    pub(super) fn holder(&self, index: u32) -> u32 {
+        let link = self.links.get(&index);
+        let bridge = link.and_then(|link| self.bridge_of(link));
+        bridge.map_or(index, |bridge| bridge.index)
+    }
+
+    /// The VRF that a device belongs to.
+    pub(super) fn vrf(&self, index: u32) -> Option<u32> {
+        let master = self.links.get(&self.links.get(&index)?.master)?;
+        (master.kind == "vrf").then_some(master.index)
+    }
+
+    /// Devices that are ports of one of these: what they are depends on it.
+    pub(super) fn ports_of(&self, masters: &BTreeSet<u32>) -> Vec<u32> {
+        let ports = self.links.values().filter(|l| masters.contains(&l.master));
+        ports.map(|link| link.index).collect()
+    }
+
+    /// True while a device is up.
+    pub(super) fn is_up(&self, index: u32) -> bool {
+        self.links.get(&index).is_some_and(|link| link.up)
     }
 
     /// The device as something to attach to or to detach from, whatever its role.
@@ -89,13 +162,13 @@ impl View {
     }
 
     /// How a device is to be managed, or none when it is not.
-    pub(super) fn wanted(&self, index: u32, patterns: &Patterns) -> Option<Wanted> {
+    pub(super) fn wanted(&self, index: u32, rules: &Rules) -> Option<Wanted> {
         let link = self.links.get(&index)?;
-        let role = classify(link, self.carries(link), patterns)?;
+        let role = classify(link, self.carries(link), &rules.patterns)?;
         Some(Wanted {
             role,
             target: self.target(index)?,
-            iface: iface(link, self.bridge_of(link).map(|bridge| bridge.index)),
+            iface: iface(link, self.bridge_of(link), role, &rules.pods),
         })
     }
 
@@ -120,17 +193,19 @@ impl View {
     }
 
     fn carries(&self, link: &LinkFacts) -> Carries {
+        let leads_out = |index: u32| self.routes(index).any(RouteFacts::is_default);
         let through_bridge = self
             .bridge_of(link)
-            .is_some_and(|bridge| !link.is_pair() && self.default_routes.contains(&bridge.index));
+            .is_some_and(|bridge| !link.is_pair() && leads_out(bridge.index));
         Carries {
-            default_route: through_bridge || self.default_routes.contains(&link.index),
-            global_address: self
-                .addresses
-                .iter()
-                .any(|(device, _)| *device == link.index),
+            default_route: through_bridge || leads_out(link.index),
+            global_address: !self.addresses(link.index).is_empty(),
         }
     }
+}
+
+fn is_same(one: &AddressFacts, other: &AddressFacts) -> bool {
+    one.address == other.address && one.subnet == other.subnet
 }
 
 #[cfg(test)]
@@ -147,8 +222,30 @@ mod tests {
         }
     }
 
+    fn address(device: u32, text: &str) -> AddressFacts {
+        let (address, _) = text.split_once('/').unwrap();
+        AddressFacts {
+            device,
+            address: address.parse().unwrap(),
+            subnet: text.parse().unwrap(),
+            secondary: false,
+            unfit: false,
+        }
+    }
+
+    fn default_route(device: u32) -> RouteFacts {
+        RouteFacts {
+            device,
+            destination: "0.0.0.0/0".parse().unwrap(),
+            aside: false,
+            metric: 0,
+            source: None,
+            gateway: None,
+        }
+    }
+
     fn role(view: &View, index: u32) -> Option<Role> {
-        view.wanted(index, &Patterns::default())
+        view.wanted(index, &Rules::default())
             .map(|wanted| wanted.role)
     }
 
@@ -156,7 +253,7 @@ mod tests {
     fn a_pod_on_a_bridge_is_managed_with_its_bridge_and_the_bridge_is_not() {
         let mut view = View::default();
         view.put_link(link(4, "cni0", "bridge"));
-        view.put_address(4, "10.244.0.1".parse().unwrap());
+        view.put_address(address(4, "10.244.0.1/24"));
         view.put_link(LinkFacts {
             master: 4,
             peer: 2,
@@ -164,7 +261,7 @@ mod tests {
             ..link(5, "veth5", "veth")
         });
         assert_eq!(role(&view, 4), None);
-        let pod = view.wanted(5, &Patterns::default()).unwrap();
+        let pod = view.wanted(5, &Rules::default()).unwrap();
         assert_eq!(pod.role, Role::Pod);
         assert_eq!((pod.iface.bridge, pod.iface.peer_netns), (4, 1));
     }
@@ -178,7 +275,7 @@ mod tests {
             ..link(3, "eth0", "")
         });
         assert_eq!(role(&view, 3), None);
-        view.set_default_routes(vec![2]);
+        view.set_routes(vec![default_route(2)]);
         assert_eq!(role(&view, 3), Some(Role::Uplink));
         assert_eq!(role(&view, 2), None);
     }
@@ -191,24 +288,50 @@ mod tests {
             master: 9,
             ..link(3, "eth0", "")
         });
-        view.set_default_routes(vec![3]);
-        let uplink = view.wanted(3, &Patterns::default()).unwrap();
+        view.set_routes(vec![default_route(3)]);
+        let uplink = view.wanted(3, &Rules::default()).unwrap();
         assert_eq!(uplink.iface.bridge, 0);
     }
 
     #[test]
     fn addresses_come_and_go_with_their_device() {
         let mut view = View::default();
-        let address = "192.0.2.7".parse().unwrap();
+        let seven = address(3, "192.0.2.7/24");
         view.put_link(link(3, "eth1", ""));
-        view.put_address(3, address);
+        view.put_address(seven.clone());
         assert_eq!(role(&view, 3), Some(Role::Uplink));
-        view.remove_address(3, address);
+        view.remove_address(&seven);
         assert_eq!(role(&view, 3), None);
-        view.put_address(3, address);
+        view.put_address(seven.clone());
         view.remove_link(3);
         view.put_link(link(3, "eth1", ""));
         assert_eq!(role(&view, 3), None);
+    }
+
+    #[test]
+    fn addresses_are_in_the_kernels_order_and_change_in_place() {
+        let mut view = View::default();
+        view.put_link(link(3, "eth0", ""));
+        for text in [
+            "192.0.2.7/24",
+            "198.51.100.7/24",
+            "fd00::7/64",
+            "fd00::8/64",
+        ] {
+            view.put_address(address(3, text));
+        }
+        let mut changed = address(3, "192.0.2.7/24");
+        changed.unfit = true;
+        view.put_address(changed);
+        let all = view.addresses(3).iter();
+        let all: Vec<_> = all.map(|a| (a.address.to_string(), a.unfit)).collect();
+        let wanted = [
+            ("fd00::8", false),
+            ("fd00::7", false),
+            ("192.0.2.7", true),
+            ("198.51.100.7", false),
+        ];
+        assert_eq!(all, wanted.map(|(text, unfit)| (text.to_owned(), unfit)));
     }
 
     #[test]
@@ -216,9 +339,9 @@ mod tests {
         let mut view = View::default();
         view.put_link(link(3, "eth0", ""));
         view.put_link(link(4, "kube-ipvs0", "dummy"));
-        let own: IpAddr = "192.0.2.7".parse().unwrap();
-        view.put_address(3, own);
-        view.put_address(4, "10.0.0.10".parse().unwrap());
+        view.put_address(address(3, "192.0.2.7/24"));
+        view.put_address(address(4, "10.0.0.10/32"));
+        let own = "192.0.2.7".parse().unwrap();
         assert_eq!(view.node_addresses(), BTreeSet::from([own]));
     }
 

@@ -32,6 +32,9 @@ pub struct EndpointSlice {
     pub family: IpFamily,
     /// Not for this proxy: it belongs to a headless Service or to another proxy.
     pub skipped: bool,
+    /// It holds names instead of addresses, so it has no endpoints, and its names are `rejected`.
+    #[serde(default)]
+    pub names: bool,
     /// The ports that each of its endpoints listens on.
     pub ports: Vec<EndpointPort>,
     /// The endpoints.

@@ -6,6 +6,7 @@
 //! **Invariant:** no Kubernetes types, no map handles and no clock in here, so everything that is
 //! built on these values can be tested without a cluster and without privilege.
 
+pub mod cluster;
 pub mod endpoint;
 pub mod prefix;
 pub mod service;

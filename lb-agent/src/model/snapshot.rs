@@ -2,8 +2,9 @@
 //! How objects arrive, and what planning gets to see of them.
 //!
 //! A source sends one [`Update::Reset`] when its first list is complete, then changes. When parts
-//! of the first list cannot be read it sends [`Update::Partial`], and [`Update::Complete`] once
-//! they can. A kind that had to be listed anew comes as [`Update::Relist`], in one piece.
+//! of the first list cannot be read and nothing is remembered of them, it sends
+//! [`Update::Partial`], and [`Update::Complete`] once they can. A kind that had to be listed anew
+//! comes as [`Update::Relist`]. Each of these is one piece: nothing is planned on half of it.
 //! **Invariant:** a [`ServiceSnapshot`] holds one Service and nothing of any other, so planning
 //! costs what that Service costs.
 
@@ -83,12 +84,18 @@ pub enum Change {
     /// It is gone.
     Delete(ObjectRef),
     /// It is there and cannot be read; its last good state stays.
-    Invalid {
-        /// The object.
-        object: ObjectRef,
-        /// What is wrong with it.
-        message: String,
-    },
+    Invalid(Invalid),
+}
+
+/// An object that is there and cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Invalid {
+    /// The object.
+    pub object: ObjectRef,
+    /// The Service whose EndpointSlice it says to be, where that much of it can be read.
+    pub service: Option<ServiceKey>,
+    /// What is wrong with it.
+    pub message: String,
 }
 
 /// A kind of objects that a source lists as a whole.
@@ -105,8 +112,13 @@ pub enum Kind {
 /// What a source sends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Update {
-    /// Everything there is; what is not in it is gone.
-    Reset(Vec<Object>),
+    /// Everything there is of all kinds; what is not in it is gone.
+    Reset {
+        /// The objects.
+        objects: Vec<Object>,
+        /// Objects that are there and cannot be read; their last good state stays.
+        invalid: Vec<Invalid>,
+    },
     /// All that can be read of the first list; what is not in it may still be there.
     Partial {
         /// The objects.
@@ -121,12 +133,22 @@ pub enum Update {
         /// The objects, all of that kind.
         objects: Vec<Object>,
         /// Objects that are there and cannot be read; their last good state stays.
-        invalid: Vec<ObjectRef>,
+        invalid: Vec<Invalid>,
     },
     /// Changes since the last update, in order.
     Changes(Vec<Change>),
     /// What an earlier [`Update::Partial`] lacked has come since then or is gone.
     Complete,
+}
+
+impl Update {
+    /// Everything there is, all of which can be read.
+    pub fn reset(objects: Vec<Object>) -> Self {
+        Self::Reset {
+            objects,
+            invalid: Vec::new(),
+        }
+    }
 }
 
 /// One Service with its endpoints.
@@ -138,6 +160,8 @@ pub struct ServiceSnapshot<'a> {
     pub slices: Vec<&'a EndpointSlice>,
     /// What is wrong with slices that cannot be read now and are as they were, in words.
     pub invalid: Vec<String>,
+    /// What is wrong with slices that cannot be read and of which nothing is known, in words.
+    pub unread: Vec<String>,
     /// A classic Endpoints object exists too and is not used, because slices exist.
     pub endpoints_ignored: bool,
 }

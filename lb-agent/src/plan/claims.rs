@@ -3,7 +3,7 @@
 //!
 //! Two Services may name the same address, port and protocol. The oldest gets it, by creation time
 //! and then by name, but a cluster address comes before and a node port after the others; the rest get a warning, and
-//! it when the owner lets go.
+//! it when the owner lets go. The same goes for the port of a health check, by age and name alone.
 //! **Invariant:** the answer depends on the set of claims only, never on the order they came in.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -71,6 +71,7 @@ impl Rank {
 struct Share {
     created_secs: i64,
     frontends: Vec<(FrontendAddress, Rank)>,
+    health_check: Option<u16>,
 }
 
 /// All claims of all Services.
@@ -79,6 +80,8 @@ pub struct Claims {
     /// In the order of their ranks; nearly always one.
     by_frontend: BTreeMap<FrontendAddress, Vec<Claim>>,
     by_service: BTreeMap<ServiceKey, Share>,
+    /// By age and name; nearly always one.
+    by_health_check: BTreeMap<u16, BTreeSet<(i64, ServiceKey)>>,
     /// How many frontends that are no node ports each address has.
     virtual_ips: BTreeMap<IpAddr, u32>,
 }
@@ -99,6 +102,9 @@ impl Claims {
         let share = Share {
             created_secs: service.and_then(|s| s.created_secs).unwrap_or(i64::MAX),
             frontends,
+            health_check: service
+                .filter(|s| s.is_served())
+                .and_then(Service::health_check),
         };
         if self.by_service.get(key) == Some(&share) {
             return BTreeSet::new();
@@ -108,12 +114,26 @@ impl Claims {
             for (at, rank) in before.frontends {
                 self.withdraw(at, &(rank, before.created_secs, key.clone()), &mut rivals);
             }
+            if let Some(port) = before.health_check
+                && let Some(claims) = self.by_health_check.get_mut(&port)
+            {
+                claims.remove(&(before.created_secs, key.clone()));
+                rivals.extend(claims.iter().map(|(_, rival)| rival.clone()));
+                if claims.is_empty() {
+                    self.by_health_check.remove(&port);
+                }
+            }
         }
         for (at, rank) in &share.frontends {
             let claim = (*rank, share.created_secs, key.clone());
             self.enter(*at, claim, &mut rivals);
         }
-        if !share.frontends.is_empty() {
+        if let Some(port) = share.health_check {
+            let claims = self.by_health_check.entry(port).or_default();
+            rivals.extend(claims.iter().map(|(_, rival)| rival.clone()));
+            claims.insert((share.created_secs, key.clone()));
+        }
+        if !share.frontends.is_empty() || share.health_check.is_some() {
             self.by_service.insert(key.clone(), share);
         }
         rivals
@@ -155,6 +175,20 @@ impl Claims {
     pub fn owner(&self, frontend: &FrontendAddress) -> Option<&ServiceKey> {
         let first = self.by_frontend.get(frontend)?.first()?;
         Some(&first.2)
+    }
+
+    /// The Service that has its health check at `port`.
+    pub fn health_check_owner(&self, port: u16) -> Option<&ServiceKey> {
+        let (_, first) = self.by_health_check.get(&port)?.first()?;
+        Some(first)
+    }
+
+    /// The Services that name `address`, in whatever way.
+    pub fn claimants(&self, address: IpAddr) -> impl Iterator<Item = &ServiceKey> {
+        let first = FrontendAddress::new(address, 0, 0);
+        let last = FrontendAddress::new(address, u16::MAX, u8::MAX);
+        let claims = self.by_frontend.range(first..=last);
+        claims.flat_map(|(_, claims)| claims.iter().map(|(_, _, key)| key))
     }
 
     /// True when `address` is a cluster, external or load balancer address of some Service.

@@ -17,6 +17,9 @@ use super::rules::{FrontendRule, PortRules, ScopeRule, Snat, Verdict};
 use super::warning::Warning;
 use crate::model::service::Service;
 
+/// Endpoints that a list can hold.
+pub(super) const LIST_MAX: usize = limits::BACKENDS_PER_SERVICE as usize;
+
 /// What the encoding needs beside the rules.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Encoder<'a> {
@@ -117,6 +120,16 @@ impl Encoder<'_> {
 }
 
 impl PortRules<'_> {
+    /// The members of a list that fit into it, and those that are cut, as positions in the
+    /// candidates.
+    pub fn members(&self, list: List) -> (&[usize], &[usize]) {
+        let all = match list {
+            List::Cluster => &self.selection.cluster,
+            List::Local => &self.selection.local,
+        };
+        all.split_at(all.len().min(LIST_MAX))
+    }
+
     /// The lists that some frontend chooses from.
     pub fn lists_used(&self) -> impl Iterator<Item = List> {
         List::ALL.into_iter().filter(|list| uses(self, *list))
@@ -193,14 +206,13 @@ fn source_ranges(rules: &PortRules<'_>) -> BTreeSet<crate::model::prefix::Prefix
 impl ServicePlan {
     fn shorten(&mut self, rules: &PortRules<'_>, list: &mut Vec<u32>) {
         let limit = limits::BACKENDS_PER_SERVICE;
-        let fit = usize::try_from(limit).unwrap_or(usize::MAX);
-        if list.len() > fit {
+        if list.len() > LIST_MAX {
             self.warnings.insert(Warning::TooManyEndpoints {
                 port: rules.port.to_string(),
                 count: list.len(),
                 limit,
             });
-            list.truncate(fit);
+            list.truncate(LIST_MAX);
         }
     }
 

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 
 use lb_common::abi::List;
 
+use super::encode::LIST_MAX;
 use super::endpoints::{Candidate, NodeContext, hinted_away};
 use super::rules::PortRules;
 use crate::model::endpoint::Endpoint;
@@ -144,13 +145,15 @@ fn outside_of_list(
     list: List,
     node: NodeContext<'_>,
 ) -> impl Iterator<Item = LeftOut> {
-    let members = match list {
-        List::Cluster => &rules.selection.cluster,
-        List::Local => &rules.selection.local,
-    };
+    let (members, cut) = rules.members(list);
     let left = rules.candidates.iter().enumerate();
     let left = left.filter(|(at, _)| members.binary_search(at).is_err());
-    left.map(move |(_, candidate)| {
+    left.map(move |(at, candidate)| {
+        let reason = if cut.binary_search(&at).is_ok() {
+            format!("a list holds {LIST_MAX} endpoints, and so many come before it")
+        } else {
+            reason(rules, candidate, list, node)
+        };
         let (address, port): (IpAddr, u16) = candidate.address;
         LeftOut {
             port_name: rules.port.name.clone(),
@@ -158,7 +161,7 @@ fn outside_of_list(
             port: Some(port),
             node: candidate.endpoint.node.clone(),
             list: Some(list_name(list)),
-            reason: reason(rules, candidate, list, node),
+            reason,
         }
     })
 }

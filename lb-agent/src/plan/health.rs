@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use super::PlanContext;
 use crate::model::service::{IpFamily, ServiceKey};
 use crate::model::snapshot::ServiceSnapshot;
 
@@ -21,20 +22,26 @@ pub struct HealthCheck {
     pub local_endpoints: usize,
 }
 
-/// The health check that the Service asks for, if it does.
-pub fn health_check(snapshot: &ServiceSnapshot<'_>, node_name: &str) -> Option<HealthCheck> {
+/// The health check that the Service asks for, if it does and no other Service has the port.
+pub fn health_check(
+    snapshot: &ServiceSnapshot<'_>,
+    context: PlanContext<'_>,
+) -> Option<HealthCheck> {
     let service = snapshot.service;
     if !service.is_served() {
         return None;
     }
     let port = service.health_check()?;
+    if context.claims.health_check_owner(port) != Some(&service.key) {
+        return None;
+    }
     // Both families of one pod are one endpoint.
     let family = IpFamily::of(*service.cluster_ips.first()?);
     let slices = snapshot.slices.iter();
     let slices = slices.filter(|s| !s.skipped && s.family == family && !s.ports.is_empty());
     let local: BTreeSet<IpAddr> = slices
         .flat_map(|slice| &slice.endpoints)
-        .filter(|e| e.ready && e.node.as_deref() == Some(node_name))
+        .filter(|e| e.ready && e.node.as_deref() == Some(context.node.name))
         .map(|endpoint| endpoint.address)
         .collect();
     Some(HealthCheck {

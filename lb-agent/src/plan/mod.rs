@@ -20,6 +20,7 @@ pub mod rules;
 pub mod warning;
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use lb_common::abi::Algorithm;
 
@@ -40,6 +41,8 @@ pub struct PlanContext<'a> {
     pub node: NodeContext<'a>,
     /// Its addresses.
     pub addresses: &'a NodeAddresses,
+    /// Those on its devices at which the host answers, also where they are cluster addresses.
+    pub left_to_host: &'a BTreeSet<IpAddr>,
     /// Whether its pods can be told from other sources.
     pub tells_pods: TellsPods,
     /// What the operator chose.

@@ -118,6 +118,17 @@ impl TellsPods {
     }
 }
 
+/// What becomes of a cluster address that is also on a device of this node, other than the one of
+/// an earlier proxy: `NodeLocal` DNSCache puts the one of the cluster's DNS there to answer itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LocalClusterIps {
+    /// The host's own sockets answer.
+    #[default]
+    Host,
+    /// It is served like any other.
+    Serve,
+}
+
 /// What the operator chose for all Services.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PlanOptions {
@@ -131,6 +142,8 @@ pub struct PlanOptions {
     pub node_port_addresses: NodePortAddresses,
     /// How pods of this node are told apart.
     pub detect_local: DetectLocal,
+    /// Who answers at cluster addresses that devices of this node have.
+    pub local_cluster_ips: LocalClusterIps,
 }
 
 impl PlanOptions {

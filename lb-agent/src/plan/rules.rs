@@ -100,6 +100,10 @@ pub fn service_rules<'a>(
         for family in [IpFamily::V4, IpFamily::V6] {
             let mut mine: Vec<(FrontendAddress, Kind)> = Vec::new();
             for (at, kind) in wanted_by(service, port, family, &context.addresses.node_ports) {
+                if kind == Kind::ClusterIp && context.left_to_host.contains(&at.address) {
+                    warnings.extend([Warning::LeftToHost(at.address)]);
+                    continue;
+                }
                 match context.claims.owner(&at) {
                     Some(owner) if *owner != service.key => {
                         warnings.extend([Warning::FrontendTaken(at, owner.clone())]);
@@ -261,13 +265,16 @@ fn general_warnings(snapshot: &ServiceSnapshot<'_>, context: PlanContext<'_>) ->
     let service = snapshot.service;
     let ignored = service.ignored.iter().cloned().map(Warning::Ignored);
     let mut warnings: Vec<Warning> = ignored.collect();
-    let slices = snapshot.slices.iter().filter(|slice| !slice.skipped);
+    let slices = snapshot.slices.iter();
+    let slices = slices.filter(|slice| !slice.skipped && !slice.names);
     warnings.extend(slices.flat_map(|slice| {
         let rejected = slice.rejected.iter();
         rejected.map(|r| Warning::EndpointRejected(slice.key.name.clone(), r.reason.clone()))
     }));
     let invalid = snapshot.invalid.iter().cloned();
     warnings.extend(invalid.map(Warning::Unreadable));
+    let unread = snapshot.unread.iter().cloned();
+    warnings.extend(unread.map(Warning::NeverRead));
     if snapshot.endpoints_ignored {
         warnings.push(Warning::EndpointsIgnored);
     }
@@ -275,6 +282,13 @@ fn general_warnings(snapshot: &ServiceSnapshot<'_>, context: PlanContext<'_>) ->
         && context.addresses.node_ports.is_empty()
     {
         warnings.push(Warning::NoNodeAddress(context.node.name.to_owned()));
+    }
+    if service.is_served()
+        && let Some(port) = service.health_check()
+        && let Some(owner) = context.claims.health_check_owner(port)
+        && *owner != service.key
+    {
+        warnings.push(Warning::HealthCheckTaken(port, owner.clone()));
     }
     for ip in no_family(service) {
         warnings.push(Warning::NoFamily(ip));

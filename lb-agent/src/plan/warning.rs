@@ -19,16 +19,22 @@ pub enum Warning {
     EndpointRejected(String, String),
     /// A slice cannot be read now, and its last good state is in force; in words.
     Unreadable(String),
+    /// A slice cannot be read, and no good state of it is known; in words.
+    NeverRead(String),
     /// There are node ports, but no address of this node is known.
     NoNodeAddress(String),
     /// An address of a family in which the Service has no cluster address; it is not served.
     NoFamily(IpAddr),
     /// The annotation names no algorithm; the global one is used.
     UnknownAlgorithm(String),
+    /// A cluster address that a device of this node has: the host answers there.
+    LeftToHost(IpAddr),
     /// Another Service has this frontend.
     FrontendTaken(FrontendAddress, ServiceKey),
     /// Another port of the same Service has this frontend.
     FrontendRepeated(FrontendAddress),
+    /// Another Service has its health check at this port.
+    HealthCheckTaken(u16, ServiceKey),
     /// All ids are in use: this port has no frontend or not all its backends.
     IdsExhausted(String),
     /// The port has more endpoints than a list can hold; the last ones get no traffic.
@@ -50,12 +56,14 @@ impl Warning {
         match self {
             Self::Ignored(_) => "InvalidField",
             Self::EndpointRejected(..) => "InvalidEndpoint",
-            Self::Unreadable(_) => "Invalid",
+            Self::Unreadable(_) | Self::NeverRead(_) => "Invalid",
             Self::NoNodeAddress(_) => "NoNodeAddress",
             Self::NoFamily(_) => "NoClusterAddress",
             Self::UnknownAlgorithm(_) => "UnknownAlgorithm",
+            Self::LeftToHost(_) => "LeftToHost",
             Self::FrontendTaken(..) => "FrontendTaken",
             Self::FrontendRepeated(_) => "FrontendRepeated",
+            Self::HealthCheckTaken(..) => "HealthCheckTaken",
             Self::IdsExhausted(_) => "IdsExhausted",
             Self::TooManyEndpoints { .. } => "TooManyEndpoints",
             Self::EndpointsIgnored => "EndpointsIgnored",
@@ -71,6 +79,9 @@ impl fmt::Display for Warning {
                 write!(f, "EndpointSlice {slice}: {reason}, gets no traffic")
             }
             Self::Unreadable(what) => write!(f, "{what}; its last good state is in force"),
+            Self::NeverRead(what) => {
+                write!(f, "{what}; no state of it is known that could be read")
+            }
             Self::NoNodeAddress(node) => write!(
                 f,
                 "node ports are not served: no address of Node {node} is known, or \
@@ -85,6 +96,11 @@ impl fmt::Display for Warning {
                 "annotation lb-agent/algorithm: unknown algorithm {value:?} (known: round-robin, \
                  random), the node's own is used"
             ),
+            Self::LeftToHost(address) => write!(
+                f,
+                "{address} is on a device of this node, so it is left to the host, as NodeLocal \
+                 DNSCache needs it; --local-cluster-ips=serve serves it"
+            ),
             Self::FrontendTaken(frontend, owner) => {
                 write!(
                     f,
@@ -97,6 +113,13 @@ impl fmt::Display for Warning {
                     f,
                     "{frontend} is named by two ports, the first one has it, or the one of which it \
                      is no node port"
+                )
+            }
+            Self::HealthCheckTaken(port, owner) => {
+                write!(
+                    f,
+                    "healthCheckNodePort {port} belongs to Service {owner}, which is older or first by \
+                     name: this one has no health check"
                 )
             }
             Self::IdsExhausted(port) => {

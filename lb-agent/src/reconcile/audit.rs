@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The audit: does the kernel still hold what the mirror says?
 //!
-//! Somebody may have changed a pinned map behind the agent's back. An audit looks at a few services
-//! at a time, so that a change never waits for it, and mends whatever differs.
+//! Somebody may have changed a pinned map behind the agent's back. An audit looks at some entries at
+//! a time, so that a change never waits for it for long, and mends whatever differs.
 //! **Invariant:** the mirror is right and the tables are mended, never the other way round; what
 //! belongs to an earlier process is in the mirror as well and stays until it is pruned.
 
@@ -35,27 +35,52 @@ impl AuditReport {
 /// An audit that is going on.
 #[derive(Debug, Default)]
 pub struct Audit {
-    /// The service id that was looked at last; 0 before the first.
+    /// The service id that is looked at; 0 before the first.
     last: u32,
+    /// Those of its entries that were not looked at yet.
+    rest: std::vec::IntoIter<Op>,
     report: AuditReport,
 }
 
 impl Reconciler {
-    /// Looks at the next `services` service ids; answers with the report once all were looked at.
+    /// Looks at the next `entries` entries; answers with the report once all were looked at.
     pub fn audit_step(
         &self,
         audit: &mut Audit,
-        services: usize,
+        entries: usize,
         tables: &mut impl Tables,
     ) -> Option<AuditReport> {
-        for _ in 0..services {
-            let Some((id, part)) = self.mirror.next_part(audit.last) else {
+        for _ in 0..entries {
+            let Some(put) = self.next_entry(audit) else {
                 return Some(audit.report);
             };
-            audit.last = id;
-            restore(part, &mut audit.report, tables);
+            // What is planned otherwise by now has been written since.
+            let part = self.mirror.part(audit.last);
+            let planned = part.is_some_and(|part| part.holds(&put));
+            if planned
+                && mend(
+                    &put,
+                    "it was missing or different",
+                    &mut audit.report,
+                    tables,
+                )
+            {
+                audit.report.restored += 1;
+            }
         }
         None
+    }
+
+    /// The entries in the order in which they were written first.
+    fn next_entry(&self, audit: &mut Audit) -> Option<Op> {
+        loop {
+            if let Some(put) = audit.rest.next() {
+                return Some(put);
+            }
+            let (id, part) = self.mirror.next_part(audit.last)?;
+            audit.last = id;
+            audit.rest = diff(&TableContent::default(), part).into_iter();
+        }
     }
 
     /// Removes those of `found`, entries that a walk over the tables has met, that nobody planned.
@@ -86,15 +111,6 @@ impl Reconciler {
         report.removed += strangers.removed;
         report.failed += strangers.failed;
         report
-    }
-}
-
-/// Writes again what is missing or differs, in the order in which it was written first.
-fn restore(part: &TableContent, report: &mut AuditReport, tables: &mut impl Tables) {
-    for put in diff(&TableContent::default(), part) {
-        if mend(&put, "it was missing or different", report, tables) {
-            report.restored += 1;
-        }
     }
 }
 

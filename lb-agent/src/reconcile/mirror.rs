@@ -186,6 +186,11 @@ impl Mirror {
         }
     }
 
+    /// The part of a service id.
+    pub(super) fn part(&self, id: u32) -> Option<&TableContent> {
+        self.parts.get(&id)
+    }
+
     /// The first service id behind `after` that has a part, and that part.
     pub(super) fn next_part(&self, after: u32) -> Option<(u32, &TableContent)> {
         let mut later = self.parts.range((Bound::Excluded(after), Bound::Unbounded));

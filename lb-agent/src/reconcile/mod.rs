@@ -17,6 +17,7 @@ use std::net::IpAddr;
 
 use lb_common::abi::Kind as FrontendKind;
 
+use crate::model::cluster::ClusterFacts;
 use crate::model::endpoint::EndpointSlice;
 use crate::model::service::{Service, ServiceKey};
 use crate::model::snapshot::{Change, Object, ObjectRef, ServiceSnapshot, Update};
@@ -25,7 +26,7 @@ use crate::plan::PlanContext;
 use crate::plan::claims::Claims;
 use crate::plan::endpoints::NodeContext;
 use crate::plan::ids::{IdLimits, Ids};
-use crate::plan::node::{NodeAddresses, PlanOptions, TellsPods};
+use crate::plan::node::{DetectLocal, LocalClusterIps, NodeAddresses, PlanOptions, TellsPods};
 use crate::plan::rules::{PortRules, service_rules};
 use crate::plan::warning::Warning;
 use crate::source::index::Index;
@@ -52,7 +53,7 @@ fn only_slices(update: &Update) -> bool {
         Change::Apply(Object::EndpointSlice(_)) | Change::Delete(ObjectRef::EndpointSlice(_)) => {
             true
         }
-        Change::Apply(_) | Change::Delete(_) | Change::Invalid { .. } => false,
+        Change::Apply(_) | Change::Delete(_) | Change::Invalid(_) => false,
     };
     matches!(update, Update::Changes(changes) if changes.iter().all(is_slice))
 }
@@ -79,6 +80,10 @@ pub struct Reconciler {
     /// Where the tables had node ports at start.
     restored_addresses: BTreeSet<IpAddr>,
     addresses: NodeAddresses,
+    /// Addresses on this node's devices that are served by nobody else.
+    left_to_host: BTreeSet<IpAddr>,
+    /// What `take_cluster_facts` gives may have changed.
+    facts_stale: bool,
     ids: Ids,
     mirror: Mirror,
     pending: BTreeSet<ServiceKey>,
@@ -102,6 +107,8 @@ impl Reconciler {
             kernel_addresses: None,
             restored_addresses: content.node_port_addresses(),
             addresses: NodeAddresses::default(),
+            left_to_host: BTreeSet::new(),
+            facts_stale: false,
             ids: Ids::restore(content, settings.id_limits, stamp),
             mirror: Mirror::new(content),
             pending: BTreeSet::new(),
@@ -118,7 +125,7 @@ impl Reconciler {
     /// Takes an update in, without writing: several may come before one [`Self::sync`].
     pub fn receive(&mut self, update: Update) {
         match &update {
-            Update::Reset(_) => {
+            Update::Reset { .. } => {
                 self.listed = true;
                 self.complete();
             }
@@ -148,6 +155,13 @@ impl Reconciler {
 
     /// Takes note of the addresses of this node's devices; without them the Node object tells.
     pub fn receive_addresses(&mut self, addresses: BTreeSet<IpAddr>) {
+        if self.settings.options.local_cluster_ips == LocalClusterIps::Host {
+            for changed in self.left_to_host.symmetric_difference(&addresses) {
+                self.pending
+                    .extend(self.claims.claimants(*changed).cloned());
+            }
+            self.left_to_host.clone_from(&addresses);
+        }
         self.kernel_addresses = Some(addresses);
         if self.find_addresses() {
             self.replan_node_ports();
@@ -178,6 +192,7 @@ impl Reconciler {
 
     /// Works out this node's addresses anew; true if they differ.
     fn find_addresses(&mut self) -> bool {
+        self.facts_stale = true;
         // A Node that cannot be read yet is no reason to take node ports away.
         let unknown = self.index.node().is_none() && !self.unreadable.is_empty();
         let restored = unknown.then_some(&self.restored_addresses);
@@ -190,6 +205,32 @@ impl Reconciler {
         let differ = found != self.addresses;
         self.addresses = found;
         differ
+    }
+
+    /// What the objects say of this node's addresses, if it may have changed since the last call;
+    /// nothing before the first list.
+    pub fn take_cluster_facts(&mut self) -> Option<ClusterFacts> {
+        if !self.listed || !std::mem::take(&mut self.facts_stale) {
+            return None;
+        }
+        let node = self.index.node();
+        let registered = node.map_or(&[][..], |node| &node.addresses);
+        let own = self.kernel_addresses.iter().flatten().copied();
+        // As in `NodeAddresses`: what the Node object names is the node's, whoever else does.
+        let service_addresses = own
+            .filter(|ip| self.claims.is_virtual(*ip) && !registered.contains(ip))
+            .collect();
+        let pod_ranges = match &self.settings.options.detect_local {
+            DetectLocal::ClusterCidr(ranges) => Some(ranges.clone()),
+            DetectLocal::NodeCidr => node.map(|node| node.pod_cidrs.clone()),
+            DetectLocal::Device
+            | DetectLocal::BridgeInterface(_)
+            | DetectLocal::InterfaceNamePrefix(_) => None,
+        };
+        Some(ClusterFacts {
+            service_addresses,
+            pod_ranges,
+        })
     }
 
     /// The list has become complete: what only the tables tell of is no longer wanted.
@@ -287,6 +328,16 @@ impl Reconciler {
     /// Number of objects that are there and cannot be read; their last good state is in force.
     pub fn invalid_len(&self) -> usize {
         self.index.invalid_len()
+    }
+
+    /// All objects that are known, as they were when they could last be read.
+    pub fn objects(&self) -> impl Iterator<Item = Object> {
+        self.index.objects()
+    }
+
+    /// Objects that are there and cannot be read.
+    pub fn invalid(&self) -> impl Iterator<Item = &ObjectRef> {
+        self.index.invalid()
     }
 
     /// Number of frontends in the tables that are no cluster addresses.

@@ -28,6 +28,7 @@ macro_rules! context {
                 zone: $this.index.zone(),
             },
             addresses: &$this.addresses,
+            left_to_host: &$this.left_to_host,
             tells_pods: TellsPods::new(&$this.settings.options.detect_local, $this.index.node()),
             options: &$this.settings.options,
             claims: &$this.claims,

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::endpoint::{EndpointSlice, SliceKey};
 use crate::model::service::{Node, Service, ServiceKey};
-use crate::model::snapshot::{Change, Kind, Object, ObjectRef, ServiceSnapshot, Update};
+use crate::model::snapshot::{Change, Invalid, Kind, Object, ObjectRef, ServiceSnapshot, Update};
 
 /// All objects of a source.
 #[derive(Debug, Default)]
@@ -21,7 +21,9 @@ pub struct Index {
     endpoints: BTreeMap<ServiceKey, Vec<EndpointSlice>>,
     nodes: BTreeMap<String, Node>,
     /// Objects that are there and cannot be read.
-    invalid: BTreeMap<ObjectRef, String>,
+    invalid: BTreeMap<ObjectRef, Invalid>,
+    /// Slices among them, by the Service that they say to be for now.
+    invalid_slices_of: BTreeMap<ServiceKey, BTreeSet<SliceKey>>,
 }
 
 impl Index {
@@ -36,7 +38,7 @@ impl Index {
     /// Takes an update in and says which Services must be planned again.
     pub fn update(&mut self, update: Update) -> BTreeSet<ServiceKey> {
         match update {
-            Update::Reset(objects) => self.reset(objects),
+            Update::Reset { objects, invalid } => self.reset(objects, &invalid),
             Update::Partial { objects, .. } => objects
                 .into_iter()
                 .flat_map(|object| self.apply(object))
@@ -52,17 +54,25 @@ impl Index {
                 .flat_map(|change| match change {
                     Change::Apply(object) => self.apply(object),
                     Change::Delete(reference) => self.delete(&reference),
-                    Change::Invalid { object, message } => self.note_invalid(object, message),
+                    Change::Invalid(invalid) => self.note_invalid(&invalid),
                 })
                 .collect(),
         }
     }
 
-    /// Replaces everything.
-    fn reset(&mut self, objects: Vec<Object>) -> BTreeSet<ServiceKey> {
-        let before = std::mem::replace(self, Self::new(self.node_name.clone()));
-        for object in objects {
+    /// Replaces everything, but for the objects that cannot be read.
+    fn reset(&mut self, objects: Vec<Object>, invalid: &[Invalid]) -> BTreeSet<ServiceKey> {
+        let mut before = std::mem::replace(self, Self::new(self.node_name.clone()));
+        // What can be read of an object before it could no longer be is newer than what was known.
+        let kept: Vec<Object> = invalid
+            .iter()
+            .filter_map(|invalid| before.take(&invalid.object))
+            .collect();
+        for object in kept.into_iter().chain(objects) {
             self.apply(object);
+        }
+        for invalid in invalid {
+            self.note_invalid(invalid);
         }
         let mut dirty: BTreeSet<_> = before.services.into_keys().collect();
         dirty.extend(self.services.keys().cloned());
@@ -74,7 +84,7 @@ impl Index {
         &mut self,
         kind: Kind,
         objects: Vec<Object>,
-        invalid: &[ObjectRef],
+        invalid: &[Invalid],
     ) -> BTreeSet<ServiceKey> {
         let mut gone: BTreeSet<ObjectRef> = match kind {
             Kind::Services => self
@@ -91,15 +101,16 @@ impl Index {
                 .collect(),
             Kind::Nodes => self.nodes.keys().cloned().map(ObjectRef::Node).collect(),
         };
-        self.invalid.retain(|known, _| known.kind() != Some(kind));
-        for reference in invalid {
-            gone.remove(reference);
-            self.invalid.insert(reference.clone(), String::new());
-        }
+        let invalid_before = self.invalid.keys();
+        gone.extend(invalid_before.filter(|r| r.kind() == Some(kind)).cloned());
         let mut dirty = BTreeSet::new();
         for object in objects {
             gone.remove(&object.reference());
             dirty.extend(self.apply(object));
+        }
+        for invalid in invalid {
+            gone.remove(&invalid.object);
+            dirty.extend(self.note_invalid(invalid));
         }
         for reference in gone {
             dirty.extend(self.delete(&reference));
@@ -108,15 +119,50 @@ impl Index {
     }
 
     /// Takes note of an object that cannot be read; the Service of a slice gets a warning.
-    fn note_invalid(&mut self, object: ObjectRef, message: String) -> BTreeSet<ServiceKey> {
-        let service = match &object {
-            ObjectRef::EndpointSlice(key) => {
-                self.slices.get(key).and_then(|slice| slice.service.clone())
+    fn note_invalid(&mut self, invalid: &Invalid) -> BTreeSet<ServiceKey> {
+        if self.invalid.get(&invalid.object) == Some(invalid) {
+            return BTreeSet::new();
+        }
+        let before = self.forget_invalid(&invalid.object);
+        let mut dirty: BTreeSet<ServiceKey> = before.into_iter().collect();
+        if let ObjectRef::EndpointSlice(key) = &invalid.object {
+            dirty.extend(self.slices.get(key).and_then(|slice| slice.service.clone()));
+            if let Some(service) = &invalid.service {
+                let slices = self.invalid_slices_of.entry(service.clone()).or_default();
+                slices.insert(key.clone());
+                dirty.insert(service.clone());
             }
-            ObjectRef::Service(_) | ObjectRef::Endpoints(_) | ObjectRef::Node(_) => None,
+        }
+        self.invalid.insert(invalid.object.clone(), invalid.clone());
+        dirty
+    }
+
+    /// An object can be read, or is gone. Gives the Service that it said to be for.
+    fn forget_invalid(&mut self, reference: &ObjectRef) -> Option<ServiceKey> {
+        let service = self.invalid.remove(reference)?.service?;
+        if let ObjectRef::EndpointSlice(key) = reference
+            && let Some(slices) = self.invalid_slices_of.get_mut(&service)
+        {
+            slices.remove(key);
+            if slices.is_empty() {
+                self.invalid_slices_of.remove(&service);
+            }
+        }
+        Some(service)
+    }
+
+    /// What is wrong with slices that say to be for the Service `key` and of which no good state is
+    /// known that is for it.
+    fn unread_slices(&self, key: &ServiceKey) -> Vec<String> {
+        let Some(slices) = self.invalid_slices_of.get(key) else {
+            return Vec::new();
         };
-        self.invalid.insert(object, message);
-        service.into_iter().collect()
+        let known = self.slices_of.get(key);
+        let unread = slices.iter();
+        let unread = unread.filter(|slice| known.is_none_or(|known| !known.contains(slice)));
+        unread
+            .filter_map(|slice| self.invalid_slice(slice))
+            .collect()
     }
 
     /// What is wrong with the slice `key`, if it cannot be read now.
@@ -124,8 +170,8 @@ impl Index {
         if self.invalid.is_empty() {
             return None;
         }
-        let message = self.invalid.get(&ObjectRef::EndpointSlice(key.clone()))?;
-        Some(format!("EndpointSlice {}: {message}", key.name))
+        let invalid = self.invalid.get(&ObjectRef::EndpointSlice(key.clone()))?;
+        Some(format!("EndpointSlice {}: {}", key.name, invalid.message))
     }
 
     /// Slices that serve no Service, each with the reason.
@@ -149,7 +195,18 @@ impl Index {
     }
 
     fn apply(&mut self, object: Object) -> BTreeSet<ServiceKey> {
-        let healed = !self.invalid.is_empty() && self.invalid.remove(&object.reference()).is_some();
+        if self.invalid.is_empty() {
+            return self.put(object, false);
+        }
+        let reference = object.reference();
+        let healed = self.invalid.contains_key(&reference);
+        let service = self.forget_invalid(&reference);
+        let mut dirty = self.put(object, healed);
+        dirty.extend(service);
+        dirty
+    }
+
+    fn put(&mut self, object: Object, healed: bool) -> BTreeSet<ServiceKey> {
         match object {
             Object::Service(service) => {
                 let key = service.key.clone();
@@ -195,7 +252,13 @@ impl Index {
     }
 
     fn delete(&mut self, reference: &ObjectRef) -> BTreeSet<ServiceKey> {
-        self.invalid.remove(reference);
+        let said = self.forget_invalid(reference);
+        let mut dirty = self.remove(reference);
+        dirty.extend(said);
+        dirty
+    }
+
+    fn remove(&mut self, reference: &ObjectRef) -> BTreeSet<ServiceKey> {
         match reference {
             ObjectRef::Service(key) => self
                 .services
@@ -214,6 +277,19 @@ impl Index {
                 let before = self.nodes.remove(name);
                 self.all_if_node_changed(name, before.as_ref())
             }
+        }
+    }
+
+    /// Takes an object out, to keep it.
+    fn take(&mut self, reference: &ObjectRef) -> Option<Object> {
+        match reference {
+            ObjectRef::Service(key) => self.services.remove(key).map(Object::Service),
+            ObjectRef::EndpointSlice(key) => self.slices.remove(key).map(Object::EndpointSlice),
+            ObjectRef::Endpoints(key) => {
+                let slices = self.endpoints.remove(key);
+                slices.map(|slices| Object::Endpoints(key.clone(), slices))
+            }
+            ObjectRef::Node(name) => self.nodes.remove(name).map(Object::Node),
         }
     }
 
@@ -236,6 +312,21 @@ impl Index {
             return BTreeSet::new();
         }
         self.services.keys().cloned().collect()
+    }
+
+    /// All objects, as they were when they could last be read.
+    pub fn objects(&self) -> impl Iterator<Item = Object> {
+        let services = self.services.values().cloned().map(Object::Service);
+        let slices = self.slices.values().cloned().map(Object::EndpointSlice);
+        let endpoints = self.endpoints.iter();
+        let endpoints = endpoints.map(|(key, all)| Object::Endpoints(key.clone(), all.clone()));
+        let nodes = self.nodes.values().cloned().map(Object::Node);
+        services.chain(slices).chain(endpoints).chain(nodes)
+    }
+
+    /// Objects that are there and cannot be read.
+    pub fn invalid(&self) -> impl Iterator<Item = &ObjectRef> {
+        self.invalid.keys()
     }
 
     /// This node's object, once it is known.
@@ -280,8 +371,9 @@ impl Index {
             .collect();
         let classic = self.endpoints.get(key);
         // The control plane mirrors classic Endpoints into slices; both together count twice.
-        let endpoints_ignored = classic.is_some() && !slices.is_empty();
-        if slices.is_empty() {
+        let only_names = slices.iter().all(|slice| slice.names);
+        let endpoints_ignored = classic.is_some() && !only_names;
+        if only_names {
             slices.extend(classic.into_iter().flatten());
         }
         let invalid = slices
@@ -290,6 +382,7 @@ impl Index {
         Some(ServiceSnapshot {
             service,
             invalid: invalid.collect(),
+            unread: self.unread_slices(key),
             slices,
             endpoints_ignored,
         })

@@ -37,7 +37,7 @@ pub(crate) fn patience() -> Patience {
         piece: Duration::from_millis(500),
         settle: Duration::from_millis(100),
         stream_secs: (20, 20),
-        bookmark: Duration::from_millis(600),
+        silence: Duration::from_millis(600),
         grace: Duration::from_millis(200),
     }
 }
@@ -69,6 +69,7 @@ pub(crate) struct Agent {
     runtime: Runtime,
     updates: UnboundedReceiver<Delivery>,
     recorder: Option<EventRecorder>,
+    state: Option<State>,
     reconciler: Reconciler,
     pub(crate) tables: Memory,
     /// The tables as they were after each write.
@@ -128,7 +129,7 @@ impl Agent {
             .then(|| EventRecorder::start(client.clone(), NODE));
         let outlet = Outlet {
             updates: sender,
-            state,
+            state: state.clone(),
             remembered,
             recorder: recorder.clone(),
         };
@@ -138,6 +139,7 @@ impl Agent {
             runtime,
             updates,
             recorder,
+            state,
             reconciler: Reconciler::restore(settings(), &content, 1_000),
             shadow: content.clone(),
             tables: Memory::with_content(content),
@@ -172,10 +174,20 @@ impl Agent {
                 self.updates_taken += 1;
                 self.reconciler.receive(delivery.update);
                 self.sync();
+                self.remember();
             }
             Ok(None) => panic!("the source has ended"),
             Err(_) if self.reconciler.is_pending() => self.sync(),
             Err(_) => {}
+        }
+    }
+
+    /// Helps the state directory if it could not follow.
+    fn remember(&self) {
+        if let Some(state) = &self.state {
+            let stay = self.reconciler.invalid().cloned().collect();
+            let knows_all = || self.reconciler.is_listed() && self.updates.is_empty();
+            state.catch_up(knows_all, self.reconciler.objects(), stay);
         }
     }
 

@@ -80,6 +80,7 @@ pub(crate) fn refusals() -> Vec<Case> {
         case("connections are reset", Kick::End, [Fault::Refuse.times(4)]),
         status("500", 500),
         status("503", 503),
+        status("504", 504),
         status("429", 429),
         status("401", 401),
         status("403", 403),

@@ -9,7 +9,7 @@ use lb_lab::{ApiServer, Fault, Resource};
 use serde_json::{Value, json};
 
 use crate::agent::{Agent, Start, server};
-use crate::world::{anchor, service};
+use crate::world::{anchor, service, slice};
 
 /// How long nothing is to be told.
 const QUIET: Duration = Duration::from_millis(600);
@@ -107,6 +107,30 @@ fn a_warning_of_the_plan_is_told_once_for_as_long_as_it_holds() {
     server.apply(with("roundrobin", "b")).unwrap();
     agent.go_on(QUIET);
     assert_eq!(told(&server), ["create"]);
+}
+
+#[test]
+fn a_slice_that_could_never_be_read_is_told_on_its_service() {
+    let server = server();
+    anchor().serve(&server);
+    let mut agent = start(&server);
+    let mut odd = slice("anchor", &["10.244.97.1"]);
+    odd["metadata"]["name"] = "anchor-odd".into();
+    odd["ports"][0]["port"] = "abc".into();
+    server.apply(odd).unwrap();
+    agent.until("an Event", |_| server.events().len() == 1);
+    let event = &server.events()[0];
+    let regarding = event.pointer("/regarding/name").unwrap();
+    assert_eq!(
+        (regarding, &event["reason"]),
+        (&json!("anchor"), &json!("Invalid"))
+    );
+    let note = event["note"].as_str().unwrap();
+    assert!(
+        note.starts_with("EndpointSlice anchor-odd: ports[0].port"),
+        "{note}"
+    );
+    agent.settle_on("as if it were not there", &anchor());
 }
 
 #[test]

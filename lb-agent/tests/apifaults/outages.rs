@@ -91,7 +91,7 @@ fn a_server_that_counts_versions_anew_is_listed_anew() {
 fn a_server_that_counts_versions_anew_and_says_nothing_is_listed_anew() {
     let mut patience = patience();
     patience.stream_secs = (2, 2);
-    patience.bookmark = Duration::from_secs(10);
+    patience.silence = Duration::from_secs(10);
     let (mut agent, address) = abandoned(patience);
     agent.keep = extra().common(&extra().steps_to(&other()));
     let server = ApiServer::start(address).unwrap();

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use lb_lab::ApiServer;
+use serde_json::json;
 use tempfile::TempDir;
 
 use crate::agent::{Agent, LIMIT, Start, server};
@@ -37,6 +38,19 @@ fn start(folder: &Path) -> Start<'_> {
     }
 }
 
+/// Goes on until the file is as it should be.
+fn until_written(agent: &mut Agent, folder: &Path, is_so: impl Fn(&str) -> bool) {
+    let end = Instant::now() + LIMIT;
+    loop {
+        let text = fs::read_to_string(folder.join("objects.jsonl")).unwrap();
+        if is_so(&text) {
+            return;
+        }
+        assert!(Instant::now() < end, "it is written: {text}");
+        agent.pump();
+    }
+}
+
 /// A server that is away, and a folder in which an agent has remembered its world.
 fn remembered() -> (ApiServer, TempDir, Agent) {
     let folder = tempfile::tempdir().unwrap();
@@ -46,16 +60,9 @@ fn remembered() -> (ApiServer, TempDir, Agent) {
     agent.settle_on("the start", &anchor());
     before().serve(&server);
     agent.settle_on("the changes", &before());
-    let file = folder.path().join("objects.jsonl");
-    let end = Instant::now() + LIMIT;
-    loop {
-        let text = fs::read_to_string(&file).unwrap();
-        if text.contains("10.0.98.2") && text.contains("10.244.97.2") && text.ends_with('\n') {
-            break;
-        }
-        assert!(Instant::now() < end, "it is written: {text}");
-        agent.pump();
-    }
+    until_written(&mut agent, folder.path(), |text| {
+        text.contains("10.0.98.2") && text.contains("10.244.97.2") && text.ends_with('\n')
+    });
     server.pause();
     (server, folder, agent)
 }
@@ -80,6 +87,45 @@ fn empty_tables_are_filled_by_what_is_remembered_until_the_server_answers() {
     agent.keep = before().common(&before().steps_to(&after()));
     agent.go_on(QUIET);
     come_back(&server, &mut agent);
+}
+
+#[test]
+fn a_first_list_with_an_unreadable_object_takes_the_place_of_what_is_remembered_at_once() {
+    let (server, folder, agent) = remembered();
+    drop(agent);
+    let mut agent = Agent::with(&server.url(), start(folder.path()));
+    agent.settle_on("what is remembered", &before());
+    for step in before().steps_to(&after()) {
+        step.carry_out(&server);
+    }
+    // Still there, but as no server should send it: what is remembered of it stays.
+    let mut broken = service("old", "10.0.98.2");
+    broken["spec"]["ports"][0]["port"] = json!("eighty");
+    let endpoints = slice("old", &["10.244.97.3"]);
+    server.apply(broken).unwrap();
+    server.apply(endpoints.clone()).unwrap();
+    let mut wanted = after();
+    wanted.put(service("old", "10.0.98.2"));
+    wanted.put(endpoints);
+    let wanted = wanted.reference();
+
+    let taken = agent.updates_taken;
+    server.resume().unwrap();
+    agent.until("the list", |agent| agent.updates_taken > taken);
+    assert_eq!(agent.text(), wanted.text, "the first update has all kinds");
+    assert!(agent.unreadable().is_empty());
+    let writes = agent.writes;
+    agent.go_on(QUIET);
+    assert_eq!((agent.updates_taken, agent.writes), (taken + 1, writes));
+    // It is remembered like that, too.
+    until_written(&mut agent, folder.path(), |text| {
+        let list = text.rsplit_once("10.244.97.3").map_or("", |(_, rest)| rest);
+        list.contains("{\"end\":") && list.ends_with('\n')
+    });
+    drop(agent);
+    server.pause();
+    let mut agent = Agent::with(&server.url(), start(folder.path()));
+    agent.settle("what is remembered now", &wanted);
 }
 
 #[test]

@@ -118,6 +118,32 @@ fn selectors_are_the_same_for_pages_and_resumed_watches() {
 }
 
 #[test]
+fn a_streamed_list_that_stalls_is_tried_again_at_the_next_list() {
+    let server = server();
+    anchor().serve(&server);
+    server.apply(node("zone-1")).unwrap();
+    let stall = server.fault(Fault::HoldBookmarks);
+    let mut agent = Agent::start(&server.url());
+    agent.settle_on("pages", &anchor());
+    server.lift(stall);
+    agent.until_watched(&server);
+    let streamed = |kind| {
+        let queries = asked(&server, kind, "watch");
+        let streamed = queries.iter().filter(|q| q.contains("sendInitialEvents"));
+        (streamed.count(), asked(&server, kind, "list").len())
+    };
+    assert_eq!(KINDS.map(streamed), [(1, 1); 3]);
+    for rule in each(Fault::GoneInStream { after: 0 }) {
+        server.fault(rule);
+    }
+    agent.until("the next lists", |_| {
+        KINDS.iter().all(|kind| streamed(*kind).0 == 2)
+    });
+    agent.until_watched(&server);
+    assert_eq!(KINDS.map(streamed), [(2, 1); 3], "and they need no pages");
+}
+
+#[test]
 fn tries_during_an_outage_are_spaced() {
     let faults = [
         Fault::Status(503),

@@ -101,7 +101,7 @@ impl World {
         let objects = self.0.values().filter_map(|(_, object)| object.clone());
         let mut reconciler = Reconciler::restore(settings(), &TableContent::default(), 1);
         let mut tables = Memory::default();
-        reconciler.receive(Update::Reset(objects.collect()));
+        reconciler.receive(Update::reset(objects.collect()));
         reconciler.sync(&mut tables);
         assert!(!reconciler.is_pending());
         Reference {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use aya::maps::{HashMap, Map, MapData};
 use aya::programs::TcAttachType;
-use lb_agent::datapath::DatapathConfig;
+use lb_agent::datapath::{DatapathConfig, PodSource};
 use lb_common::abi::{Iface, IfaceFlags, names};
 
 use crate::support::{Agent, Pod, filters, index_of, ip, on_a_node, run, tcx, wait_until};
@@ -67,9 +67,12 @@ fn each_device_of_a_node_gets_its_role_and_its_place_on_the_bridge() {
         );
         let veth1 = iface(bpffs, index_of("veth1")).unwrap();
         assert_eq!(veth1.bridge, index_of("cni0"));
-        assert_eq!(veth1.flags, IfaceFlags::PEER_NETNS);
+        let pod = IfaceFlags::PEER_NETNS | IfaceFlags::POD;
+        assert_eq!(veth1.flags, pod);
         let cali1 = iface(bpffs, index_of("cali1")).unwrap();
-        assert_eq!((cali1.bridge, cali1.flags), (0, IfaceFlags::PEER_NETNS));
+        assert_eq!((cali1.bridge, cali1.flags), (0, pod));
+        let eth0 = iface(bpffs, index_of("eth0")).unwrap();
+        assert_eq!(eth0.flags, IfaceFlags::PEER_NETNS);
         assert_ne!(cali1.peer_netns, veth1.peer_netns);
         assert_eq!(iface(bpffs, index_of("cni0")), None);
         assert_eq!(
@@ -161,6 +164,43 @@ fn a_device_follows_its_bridge_its_name_and_its_addresses() {
         ip("route del default dev up0");
         wait_until("no default route", || agent.roles() == ["lxc1=pod"]);
         assert_eq!(agent.stop().repairs, 0);
+    });
+}
+
+#[test]
+fn pods_are_told_by_the_bridge_or_the_name_or_the_source_if_that_is_chosen() {
+    on_a_node(|bpffs| {
+        let pod = Pod::new();
+        ip("link add cbr0 type bridge");
+        ip(&format!(
+            "link add veth1 type veth peer name eth0 netns {}",
+            pod.pid()
+        ));
+        ip("link add up0 type veth peer name up1");
+        ip("addr add 192.0.2.10/24 dev up0");
+        let flags = |device: &str| {
+            let entry = iface(bpffs, index_of(device)).unwrap();
+            entry.flags & !IfaceFlags::PEER_NETNS
+        };
+        let start = |pods: PodSource| {
+            let mut config = DatapathConfig::new(bpffs);
+            config.pods = pods;
+            Agent::start(config)
+        };
+        let agent = start(PodSource::Device("cbr0".to_owned()));
+        assert_eq!((flags("veth1"), flags("up0")), (0, 0));
+        ip("link set veth1 master cbr0");
+        wait_until("the port", || flags("veth1") == IfaceFlags::POD);
+        ip("link set cbr0 name other");
+        wait_until("the bridge's new name", || flags("veth1") == 0);
+        agent.stop();
+        start(PodSource::NamePrefix("up".to_owned())).stop();
+        assert_eq!((flags("veth1"), flags("up0")), (0, IfaceFlags::POD));
+        start(PodSource::Ranges(None)).stop();
+        let by_address = IfaceFlags::POD_BY_ADDRESS;
+        assert_eq!((flags("veth1"), flags("up0")), (by_address, by_address));
+        start(PodSource::Role).stop();
+        assert_eq!((flags("veth1"), flags("up0")), (IfaceFlags::POD, 0));
     });
 }
 

@@ -188,6 +188,7 @@ fn objects(n: u8) -> [Object; 2] {
         service: Some(key),
         family: IpFamily::V4,
         skipped: false,
+        names: false,
         ports: vec![EndpointPort {
             name: String::new(),
             protocol: Protocol::Udp,
@@ -220,7 +221,7 @@ fn at_the_hard_limit_one_service_is_pending_with_the_reason_and_the_others_are_s
             id_limits: IdLimits::default(),
         };
         let mut reconciler = Reconciler::restore(settings, &TableContent::default(), 1);
-        reconciler.receive(Update::Reset((1..=9).flat_map(objects).collect()));
+        reconciler.receive(Update::reset((1..=9).flat_map(objects).collect()));
         let outcome = reconciler.sync(node.datapath.tables());
         assert_eq!((outcome.services, outcome.pending), (4, 5));
         node.wait_for_growth();

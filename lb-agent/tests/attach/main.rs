@@ -17,6 +17,7 @@ mod filling;
 mod foreign;
 mod grow;
 mod halted;
+mod masquerade;
 mod pinned;
 mod restart;
 mod support;

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use aya::maps::{Array, Map, MapData};
 use aya::programs::{SchedClassifier, TcAttachType};
-use lb_agent::datapath::{Counts, Datapath, DatapathConfig, DatapathError, Managed};
+use lb_agent::datapath::{Counts, Datapath, DatapathConfig, DatapathError, Learner, Managed};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 use tokio::sync::{oneshot, watch};
@@ -178,6 +178,7 @@ pub(crate) fn reach(node: &str, pod: &str) -> UdpSocket {
 /// An agent on a thread of its own.
 pub(crate) struct Agent {
     pub(crate) managed: watch::Receiver<Managed>,
+    pub(crate) learner: Learner,
     stop: oneshot::Sender<()>,
     thread: JoinHandle<Counts>,
 }
@@ -206,15 +207,19 @@ impl Agent {
                         };
                     }
                 };
-                started.send(Ok(datapath.managed())).unwrap();
+                started
+                    .send(Ok((datapath.managed(), datapath.learner())))
+                    .unwrap();
                 // A test that panics drops the other end, which ends the agent as well.
                 drop(stopped.await);
                 datapath.stop()
             })
         });
         let receive = |result: Receiver<Result<_, _>>| result.recv().expect("the agent panicked");
+        let (managed, learner) = receive(result)?;
         Ok(Self {
-            managed: receive(result)?,
+            managed,
+            learner,
             stop,
             thread,
         })

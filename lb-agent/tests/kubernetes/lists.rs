@@ -3,8 +3,10 @@
 
 use std::time::{Duration, Instant};
 
-use crate::server::{Reply, Server, Step, line};
-use crate::support::{Following, added, bookmark, modified, nothing, page, patience, service};
+use crate::server::{Reply, Server, Step, line, status};
+use crate::support::{
+    Following, added, bookmark, event, modified, nothing, page, patience, service,
+};
 
 #[tokio::test]
 async fn the_first_update_waits_for_every_kind_and_has_everything() {
@@ -63,7 +65,7 @@ async fn a_server_that_refuses_streamed_lists_is_listed_page_by_page() {
 }
 
 #[tokio::test]
-async fn a_server_that_ignores_streamed_lists_is_found_out_and_remembered() {
+async fn a_server_that_ignores_streamed_lists_twice_is_not_asked_for_them_again() {
     let mut streams = 0;
     let server = Server::start(move |request| {
         if request.is("services") && request.is_watch() && !request.has("resourceVersion=7") {
@@ -78,10 +80,7 @@ async fn a_server_that_ignores_streamed_lists_is_found_out_and_remembered() {
         if request.is("services") && request.is_watch() {
             streams += 1;
             return match streams {
-                1 => Reply::lines([crate::support::event(
-                    "ERROR",
-                    crate::server::status(410, ""),
-                )]),
+                1 | 2 => gone(),
                 _ => Reply::steps([]),
             };
         }
@@ -100,8 +99,81 @@ async fn a_server_that_ignores_streamed_lists_is_found_out_and_remembered() {
         "{took:?} in spite of changes"
     );
     assert_eq!(source.next().await, "relist Services a:80");
+    assert_eq!(source.next().await, "relist Services a:80");
     let streamed = server.count(|r| r.is("services") && r.wants_initial_events());
-    assert_eq!(streamed, 1, "the second list does not try again");
+    assert_eq!(streamed, 2, "the third list does not try again");
+}
+
+/// What makes a client list anew.
+fn gone() -> Reply {
+    Reply::lines([event("ERROR", status(410, ""))])
+}
+
+/// A server whose streamed lists of Services are answered by `streamed`, the first ones, and whose
+/// first watch ends for good. Gives how many streamed lists were asked for until the second list.
+async fn streamed_after(mut streamed: impl FnMut() -> Reply + Send + 'static) -> usize {
+    let mut watches = 0;
+    let mut streams = 0;
+    let server = Server::start(move |request| {
+        if !request.is("services") {
+            return nothing(request);
+        }
+        if request.wants_initial_events() {
+            streams += 1;
+            return if streams == 1 {
+                streamed()
+            } else {
+                Reply::lines([added("b", 8, 80), bookmark(9, true)])
+            };
+        }
+        if !request.is_watch() {
+            return Reply::json(page(7, "", &[service("a", 5, "80")]));
+        }
+        watches += 1;
+        if watches == 1 {
+            gone()
+        } else {
+            Reply::steps([])
+        }
+    })
+    .await;
+    let mut source = Following::start(&server.url).await;
+    assert_eq!(source.next().await, "reset a:80");
+    let next = source.next().await;
+    let streams = server.count(|r| r.is("services") && r.wants_initial_events());
+    let wanted = ["relist Services a:80", "relist Services b:80"];
+    assert_eq!(next, wanted[streams - 1]);
+    streams
+}
+
+#[tokio::test]
+async fn a_streamed_list_that_stops_is_tried_again_at_the_next_list() {
+    // With everything and without its end, with a part, without anything, without an answer.
+    let whole = || Reply::lines([added("a", 5, 80)]);
+    assert_eq!(streamed_after(whole).await, 2);
+    let half = || Reply::steps([Step::Bytes(added("a", 5, 80)[..100].to_owned())]);
+    assert_eq!(streamed_after(half).await, 2);
+    assert_eq!(streamed_after(|| Reply::steps([])).await, 2);
+    assert_eq!(streamed_after(|| Reply::Never).await, 2);
+}
+
+#[tokio::test]
+async fn only_a_refusal_that_names_the_wish_for_streamed_lists_is_for_good() {
+    let wish = "sendInitialEvents is forbidden for watch unless the WatchList gate is enabled";
+    let old = "resourceVersionMatch is forbidden for watch";
+    for (code, message, streams) in [
+        (422, wish, 1),
+        (400, wish, 1),
+        (422, old, 1),
+        (400, "the request is odd today", 2),
+        (404, wish, 2),
+        (422, "something else is not valid", 2),
+    ] {
+        let asked = streamed_after(move || Reply::status(code, message)).await;
+        assert_eq!(asked, streams, "{code} {message}");
+        let in_stream = move || Reply::lines([event("ERROR", status(code, message))]);
+        assert_eq!(streamed_after(in_stream).await, streams, "{code} {message}");
+    }
 }
 
 #[tokio::test]

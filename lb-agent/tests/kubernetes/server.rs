@@ -55,6 +55,8 @@ pub(crate) enum Reply {
     Whole(u16, &'static str, String),
     /// As the other end of the channel says; it stays open when that end is dropped.
     Steps(UnboundedReceiver<Step>),
+    /// Never.
+    Never,
 }
 
 impl Reply {
@@ -161,6 +163,7 @@ async fn serve(
                 );
                 stream.write_all((head + &body).as_bytes()).await.ok()?;
             }
+            Reply::Never => std::future::pending().await,
             Reply::Steps(mut steps) => {
                 let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
                 stream.write_all(head.as_bytes()).await.ok()?;

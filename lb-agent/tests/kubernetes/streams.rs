@@ -178,9 +178,102 @@ async fn a_stream_that_says_nothing_where_others_had_bookmarks_leads_to_a_list()
     let mut patience = patience();
     patience.stream_secs = (1, 1);
     patience.grace = Duration::from_secs(5);
-    patience.bookmark = Duration::from_secs(5);
+    patience.silence = Duration::from_secs(5);
     let mut source = Following::with(&server.url, |_| {}, patience).await;
     assert_eq!(source.next().await, "reset a:80");
     assert_eq!(source.next().await, "relist Services b:80");
     assert_eq!(server.count(from("50")), 1);
+}
+
+#[tokio::test]
+async fn a_timeout_of_a_gateway_does_not_lead_to_a_list() {
+    let html = "<html><body>504 Gateway Time-out</body></html>".to_owned();
+    let timeout = "the request did not complete in time";
+    for answer in [
+        Reply::status(504, timeout),
+        Reply::Whole(504, "", html),
+        Reply::lines([event("ERROR", status(504, timeout))]),
+        Reply::lines([event("ERROR", status(500, "leader changed"))]),
+    ] {
+        let mut answer = Some(answer);
+        let server = server(move |request| match answer.take() {
+            Some(reply) => reply,
+            None if request.wants_initial_events() || !request.is_watch() => {
+                Reply::lines([added("b", 2, 80), bookmark(3, true)])
+            }
+            None => Reply::lines([modified("a", 10, 81)]),
+        })
+        .await;
+        let mut source = Following::start(&server.url).await;
+        assert_eq!(source.next().await, "reset a:80");
+        assert_eq!(source.next().await, "+a:81");
+        assert_eq!(server.count(from("9")), 2);
+    }
+}
+
+#[tokio::test]
+async fn a_version_that_is_too_large_is_told_by_the_cause_too() {
+    let cause = r#"{"reason":"ResourceVersionTooLarge","message":"odd"}"#;
+    let details = format!(r#""details":{{"causes":[{cause}]}},"code":504"#);
+    let body = status(504, "Timeout").replace(r#""code":504"#, &details);
+    let mut answer = Some(Reply::Whole(504, "", body));
+    let server = server(move |request| match answer.take() {
+        Some(reply) => reply,
+        None if request.wants_initial_events() => {
+            Reply::lines([added("b", 2, 80), bookmark(3, true)])
+        }
+        None => Reply::steps([]),
+    })
+    .await;
+    let mut source = Following::start(&server.url).await;
+    assert_eq!(source.next().await, "reset a:80");
+    assert_eq!(source.next().await, "relist Services b:80");
+}
+
+#[tokio::test]
+async fn a_stream_that_is_silent_from_its_beginning_is_opened_again() {
+    for bookmarks in [false, true] {
+        let mut streams = 0;
+        let server = server(move |_| {
+            streams += 1;
+            let end = [Step::Wait(Duration::from_millis(1_100)), Step::End];
+            match streams {
+                1 if bookmarks => {
+                    let first = [line(bookmark(9, false)), line(bookmark(9, false))];
+                    Reply::steps(first.into_iter().chain(end))
+                }
+                1 => Reply::steps(end),
+                // Open for a minute, and dead.
+                2 => Reply::steps([]),
+                _ => Reply::lines([modified("a", 61, 81)]),
+            }
+        })
+        .await;
+        let mut patience = patience();
+        patience.silence = Duration::from_millis(1_500);
+        let mut source = Following::with(&server.url, |_| {}, patience).await;
+        assert_eq!(source.next().await, "reset a:80");
+        assert_eq!(source.next().await, "+a:81");
+        assert_eq!(server.count(from("9")), 3, "bookmarks: {bookmarks}");
+    }
+}
+
+#[tokio::test]
+async fn two_streams_without_a_line_where_others_had_bookmarks_lead_to_a_list() {
+    let mut streams = 0;
+    let server = server(move |request| {
+        if request.wants_initial_events() {
+            return Reply::lines([added("b", 2, 80), bookmark(3, true)]);
+        }
+        streams += 1;
+        match streams {
+            1 => Reply::lines([bookmark(50, false)]),
+            _ => Reply::steps([]),
+        }
+    })
+    .await;
+    let mut source = Following::start(&server.url).await;
+    assert_eq!(source.next().await, "reset a:80");
+    assert_eq!(source.next().await, "relist Services b:80");
+    assert_eq!(server.count(from("50")), 2);
 }

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use lb_agent::model::snapshot::{Change, Object, ObjectRef, Update};
+use lb_agent::model::snapshot::{Change, Invalid, Object, ObjectRef, Update};
 use lb_agent::source::Delivery;
 use lb_agent::source::kubernetes::{Access, Outlet, Patience, connect, watch};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -24,7 +24,7 @@ pub(crate) fn patience() -> Patience {
         piece: Duration::from_millis(800),
         settle: Duration::from_millis(150),
         stream_secs: (60, 60),
-        bookmark: Duration::from_millis(600),
+        silence: Duration::from_millis(600),
         grace: Duration::from_millis(200),
     }
 }
@@ -78,7 +78,7 @@ impl Following {
 pub(crate) fn words(update: &Update) -> String {
     let all = |objects: &[Object]| objects.iter().map(object).collect::<Vec<_>>().join(" ");
     match update {
-        Update::Reset(objects) => format!("reset {}", all(objects)),
+        Update::Reset { objects, invalid } => format!("reset {} {}", all(objects), bad(invalid)),
         Update::Partial {
             objects,
             unreadable,
@@ -87,10 +87,7 @@ pub(crate) fn words(update: &Update) -> String {
             kind,
             objects,
             invalid,
-        } => {
-            let invalid: Vec<_> = invalid.iter().map(|r| format!("!{}", name(r))).collect();
-            format!("relist {kind:?} {} {}", all(objects), invalid.join(" "))
-        }
+        } => format!("relist {kind:?} {} {}", all(objects), bad(invalid)),
         Update::Complete => "complete".to_owned(),
         Update::Changes(changes) => {
             let words: Vec<_> = changes.iter().map(change).collect();
@@ -106,8 +103,13 @@ fn change(change: &Change) -> String {
     match change {
         Change::Apply(it) => format!("+{}", object(it)),
         Change::Delete(reference) => format!("-{}", name(reference)),
-        Change::Invalid { object, .. } => format!("!{}", name(object)),
+        Change::Invalid(invalid) => bad(std::slice::from_ref(invalid)),
     }
+}
+
+fn bad(invalid: &[Invalid]) -> String {
+    let words = invalid.iter().map(|it| format!("!{}", name(&it.object)));
+    words.collect::<Vec<_>>().join(" ")
 }
 
 fn object(object: &Object) -> String {

@@ -28,7 +28,7 @@ fn bench() -> Bench {
         objects.push(Object::Service(service));
         objects.push(Object::EndpointSlice(slice(&name, &ADDRESSES)));
     }
-    bench.take(Update::Reset(objects));
+    bench.take(Update::reset(objects));
     bench.writes();
     bench
 }
@@ -52,7 +52,7 @@ fn spoiled(op: Op) -> Op {
 /// Entries that nobody planned, under keys that are free.
 fn strangers() -> Vec<Op> {
     let mut foreign = Bench::empty();
-    foreign.take(Update::Reset(vec![
+    foreign.take(Update::reset(vec![
         Object::Service(service("foreign", "10.9.9.9")),
         Object::EndpointSlice(slice("foreign", &ADDRESSES)),
     ]));
@@ -115,7 +115,7 @@ proptest! {
 }
 
 #[test]
-fn an_audit_in_steps_looks_at_everything_once_while_services_come_and_go() {
+fn an_audit_in_steps_looks_at_everything_once() {
     let mut bench = bench();
     let puts = diff(&TableContent::default(), bench.tables.content());
     for put in &puts {
@@ -124,17 +124,53 @@ fn an_audit_in_steps_looks_at_everything_once_while_services_come_and_go() {
     let mut audit = Audit::default();
     let mut steps = 0;
     let report = loop {
-        steps += 1;
+        let before = bench.tables.content().len();
         let done = bench
             .reconciler
             .audit_step(&mut audit, 2, &mut bench.tables);
+        let written = bench.tables.content().len() - before;
         if let Some(report) = done {
+            assert_eq!(written, puts.len() % 2);
             break report;
         }
+        assert_eq!(written, 2, "whatever Service they are of");
+        steps += 1;
     };
     assert_eq!(report.restored, u64::try_from(puts.len()).unwrap());
-    assert_eq!(steps, 3);
+    assert_eq!(steps, puts.len() / 2);
     assert_eq!(bench.reconciler.content(), *bench.tables.content());
+}
+
+/// Endpoints of one Service come and go, and another Service goes.
+fn change(bench: &mut Bench) {
+    bench.apply(Object::EndpointSlice(slice(
+        "web-3",
+        &["10.244.0.1", "10.244.0.9"],
+    )));
+    bench.delete(&Object::Service(service("web-4", "10.0.0.4")));
+}
+
+#[test]
+fn what_changes_between_two_steps_of_an_audit_is_not_taken_back() {
+    let mut unwatched = bench();
+    let entries = unwatched.tables.content().len();
+    change(&mut unwatched);
+    for step in 0..=entries {
+        let mut bench = bench();
+        let mut audit = Audit::default();
+        bench
+            .reconciler
+            .audit_step(&mut audit, step, &mut bench.tables);
+        change(&mut bench);
+        let mut report = None;
+        while report.is_none() {
+            report = bench
+                .reconciler
+                .audit_step(&mut audit, 1, &mut bench.tables);
+        }
+        assert_eq!(report.unwrap().drift(), 0, "after {step} entries");
+        assert_eq!(bench.text(), unwatched.text(), "after {step} entries");
+    }
 }
 
 #[test]
@@ -142,7 +178,7 @@ fn an_entry_that_was_met_before_it_was_planned_away_is_no_stranger() {
     let mut bench = bench();
     let mut met = Vec::new();
     bench.tables.walk(&mut |op| met.push(op)).unwrap();
-    bench.take(Update::Reset(Vec::new()));
+    bench.take(Update::reset(Vec::new()));
     let report = bench.reconciler.audit_strangers(&met, &mut bench.tables);
     assert_eq!(report.drift(), 0);
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Single changes lead to few writes, in the right order, and failures to another try.
 
-use lb_agent::model::service::{Protocol, ServiceKey};
+use lb_agent::model::service::{Protocol, Service, ServiceKey, ServiceType, TrafficPolicy};
 use lb_agent::model::snapshot::{Change, Object, Update};
 use lb_agent::plan::ids::IdLimits;
 use lb_agent::reconcile::Reconciler;
@@ -15,7 +15,7 @@ const ADDRESSES: [&str; 4] = ["10.244.0.1", "10.244.0.2", "10.244.0.3", "10.244.
 /// The Service `web` with the first `count` addresses.
 fn web(count: usize) -> Bench {
     let mut bench = Bench::empty();
-    bench.take(Update::Reset(vec![
+    bench.take(Update::reset(vec![
         Object::Service(service("web", "10.0.0.10")),
         Object::EndpointSlice(slice("web", &ADDRESSES[..count])),
     ]));
@@ -31,7 +31,7 @@ fn endpoints(bench: &mut Bench, addresses: &[&str]) -> Vec<String> {
 #[test]
 fn a_new_service_is_written_from_its_backends_to_its_frontend() {
     let mut bench = Bench::empty();
-    bench.take(Update::Reset(vec![
+    bench.take(Update::reset(vec![
         Object::Service(service("web", "10.0.0.10")),
         Object::EndpointSlice(slice("web", &ADDRESSES[..2])),
     ]));
@@ -202,7 +202,7 @@ fn nothing_is_written_before_the_first_list_is_complete() {
 fn a_failed_write_is_tried_again_and_holds_up_nobody_else() {
     let mut bench = Bench::empty();
     bench.tables.fail_nth(1);
-    let outcome = bench.take(Update::Reset(vec![
+    let outcome = bench.take(Update::reset(vec![
         Object::Service(service("a", "10.0.0.10")),
         Object::EndpointSlice(slice("a", &ADDRESSES[..2])),
         Object::Service(service("b", "10.0.0.11")),
@@ -273,7 +273,7 @@ fn what_an_earlier_process_left_is_removed_after_the_rest_is_in_place() {
     before.apply(Object::EndpointSlice(slice("old", &["10.244.0.9"])));
     before.apply(Object::Service(service("old", "10.0.0.11")));
     let mut bench = Bench::on(before.tables.content().clone(), 1_000);
-    bench.take(Update::Reset(vec![
+    bench.take(Update::reset(vec![
         Object::Service(service("web", "10.0.0.10")),
         Object::EndpointSlice(slice("web", &ADDRESSES[..3])),
     ]));
@@ -297,7 +297,7 @@ fn when_service_ids_run_out_the_services_that_have_one_go_on() {
     };
     let mut tables = Memory::default();
     let mut reconciler = Reconciler::restore(settings, tables.content(), 1);
-    reconciler.receive(Update::Reset(vec![
+    reconciler.receive(Update::reset(vec![
         Object::Service(service("a", "10.0.0.10")),
         Object::Service(service("b", "10.0.0.11")),
     ]));
@@ -309,5 +309,44 @@ fn when_service_ids_run_out_the_services_that_have_one_go_on() {
     assert!(
         warning.to_string().contains("all ids are in use"),
         "{warning}"
+    );
+}
+
+/// A Service with a health check at port 31001.
+fn checked(name: &str, ip: &str, created_secs: i64) -> Service {
+    Service {
+        service_type: ServiceType::LoadBalancer,
+        external_policy: TrafficPolicy::Local,
+        health_check_node_port: Some(31_001),
+        created_secs: Some(created_secs),
+        ..service(name, ip)
+    }
+}
+
+/// Services that have no health check because another one has its port.
+fn unchecked(bench: &Bench) -> Vec<String> {
+    let warnings = bench.reconciler.warnings();
+    let warnings = warnings.filter(|(_, warning)| warning.reason() == "HealthCheckTaken");
+    warnings.map(|(key, _)| key.name.clone()).collect()
+}
+
+#[test]
+fn the_port_of_a_health_check_goes_to_the_oldest_that_is_there() {
+    let mut bench = Bench::empty();
+    bench.apply(Object::Service(checked("young", "10.0.0.10", 30)));
+    assert!(unchecked(&bench).is_empty());
+    let older = Object::Service(checked("zoo", "10.0.0.11", 10));
+    bench.apply(older.clone());
+    assert_eq!(unchecked(&bench), ["young"], "the older one came later");
+    bench.apply(Object::Service(checked("mid", "10.0.0.12", 20)));
+    assert_eq!(unchecked(&bench), ["mid", "young"]);
+    bench.delete(&older);
+    assert_eq!(unchecked(&bench), ["young"]);
+    let mut other = checked("mid", "10.0.0.12", 20);
+    other.external_policy = TrafficPolicy::Cluster;
+    bench.apply(Object::Service(other));
+    assert!(
+        unchecked(&bench).is_empty(),
+        "it has no health check any more"
     );
 }

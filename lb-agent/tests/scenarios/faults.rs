@@ -37,7 +37,7 @@ fn lacking(bench: &Bench, wanted: &BTreeMap<String, BTreeSet<String>>) -> usize 
 fn transition(before: Option<&Scenario>, after: &Scenario, fault: impl Fn(&mut Bench)) -> Bench {
     let mut bench = after.start(TableContent::default(), 1);
     let objects = before.map(|scenario| scenario.objects.clone());
-    bench.take(Update::Reset(objects.unwrap_or_default()));
+    bench.take(Update::reset(objects.unwrap_or_default()));
     bench.tables.take_log();
     fault(&mut bench);
     bench
@@ -46,7 +46,7 @@ fn transition(before: Option<&Scenario>, after: &Scenario, fault: impl Fn(&mut B
 /// Takes the scenario in, checks that others do not suffer, and tries again without faults.
 fn recover(mut bench: Bench, scenario: &Scenario, calm: impl Fn(&mut Bench)) -> Bench {
     let expected = scenario.listed();
-    let outcome = bench.take(Update::Reset(scenario.objects.clone()));
+    let outcome = bench.take(Update::reset(scenario.objects.clone()));
     let lacking = lacking(&bench, &shares(&expected));
     assert!(
         lacking <= outcome.pending,
@@ -69,7 +69,7 @@ fn recover(mut bench: Bench, scenario: &Scenario, calm: impl Fn(&mut Bench)) -> 
 /// All writes that the change makes when nothing fails.
 fn writes(before: Option<&Scenario>, after: &Scenario) -> usize {
     let mut bench = transition(before, after, |_| {});
-    bench.take(Update::Reset(after.objects.clone()));
+    bench.take(Update::reset(after.objects.clone()));
     bench.tables.take_log().len()
 }
 
@@ -81,7 +81,7 @@ fn a_write_that_fails_anywhere_in_any_scenario_is_made_up_for() {
             let mut bench = recover(bench, scenario, |_| {});
             // And so is one on the way back to nothing.
             bench.tables.fail_nth(write);
-            bench.take(Update::Reset(Vec::new()));
+            bench.take(Update::reset(Vec::new()));
             bench.sync();
             let left = bench.tables.content();
             assert!(left.is_empty(), "{} {write}: {left:?}", scenario.name);

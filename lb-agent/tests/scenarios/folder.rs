@@ -31,7 +31,7 @@ fn words(changes: &[Change]) -> Vec<String> {
         Change::Apply(Object::Service(s)) => format!("+{} {}", s.key.name, s.cluster_ips[0]),
         Change::Apply(other) => format!("+{}", other.reference()),
         Change::Delete(reference) => format!("-{reference}"),
-        Change::Invalid { object, .. } => format!("!{object}"),
+        Change::Invalid(invalid) => format!("!{}", invalid.object),
     };
     changes.iter().map(word).collect()
 }
@@ -230,7 +230,7 @@ fn wait_for(updates: &mut UnboundedReceiver<Delivery>, wanted: &str) -> Vec<Stri
     let wait = async {
         while !seen.iter().any(|word| word == wanted) {
             match updates.recv().await.unwrap().update {
-                Update::Reset(objects) => {
+                Update::Reset { objects, .. } => {
                     let all: Vec<Change> = objects.into_iter().map(Change::Apply).collect();
                     seen.extend(words(&all));
                 }

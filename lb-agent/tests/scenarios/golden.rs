@@ -45,7 +45,7 @@ fn the_order_of_arrival_does_not_matter() {
         let backward = scenario.objects.iter().rev().cloned().collect();
         for order in [forward, backward] {
             let mut bench = scenario.start(TableContent::default(), 1);
-            bench.take(Update::Reset(Vec::new()));
+            bench.take(Update::reset(Vec::new()));
             for object in order {
                 bench.apply(object);
             }
@@ -59,7 +59,7 @@ fn a_restart_writes_nothing() {
     for scenario in scenarios() {
         let before = scenario.listed();
         let mut after = scenario.start(before.tables.content().clone(), 1_000);
-        after.take(Update::Reset(scenario.objects.clone()));
+        after.take(Update::reset(scenario.objects.clone()));
         assert_eq!(after.writes(), Vec::<String>::new(), "{}", scenario.name);
         assert_eq!(after.text(), before.text(), "{}", scenario.name);
     }
@@ -76,12 +76,12 @@ fn without_objects_the_tables_are_empty() {
         assert!(bench.tables.content().is_empty(), "{name}: one by one");
 
         let mut bench = scenario.listed();
-        bench.take(Update::Reset(Vec::new()));
+        bench.take(Update::reset(Vec::new()));
         assert!(bench.tables.content().is_empty(), "{name}: at once");
 
         let left = scenario.listed().tables.content().clone();
         let mut bench = scenario.start(left, 1_000);
-        bench.take(Update::Reset(Vec::new()));
+        bench.take(Update::reset(Vec::new()));
         let content = bench.tables.content();
         assert!(content.is_empty(), "{name}: while the agent was down");
     }

@@ -55,10 +55,8 @@ fn shuffled<T>(all: Vec<T>, mut seed: u64) -> Vec<T> {
 fn concerns(change: &Change) -> Option<String> {
     let reference = match change {
         Change::Apply(object) => object.reference(),
-        Change::Delete(reference)
-        | Change::Invalid {
-            object: reference, ..
-        } => reference.clone(),
+        Change::Delete(reference) => reference.clone(),
+        Change::Invalid(invalid) => invalid.object.clone(),
     };
     match reference {
         ObjectRef::Service(key) | ObjectRef::Endpoints(key) => Some(key.name),
@@ -113,7 +111,7 @@ fn tell(
     match telling {
         Telling::Whole | Telling::Restarted => {
             bench.reconciler.receive_addresses(addresses());
-            bench.take(Update::Reset(world.objects.clone()));
+            bench.take(Update::reset(world.objects.clone()));
         }
         Telling::Pieces(seed) => {
             let half = changes.len() / 2;
@@ -149,7 +147,7 @@ fn tell(
 fn run(settings: &Settings, history: &[(World, Telling)]) -> Result<(), TestCaseError> {
     let mut register = Register::default();
     let mut bench = Bench::with(settings.clone(), TableContent::default(), 1);
-    bench.take(Update::Reset(Vec::new()));
+    bench.take(Update::reset(Vec::new()));
     let mut told: &[Object] = &[];
     for ((world, telling), stamp) in history.iter().zip((1_000..).step_by(1_000)) {
         if matches!(telling, Telling::Restarted) {
@@ -171,11 +169,11 @@ fn run(settings: &Settings, history: &[(World, Telling)]) -> Result<(), TestCase
         restarted
             .reconciler
             .receive_addresses(world.addresses.clone());
-        restarted.take(Update::Reset(world.objects.clone()));
+        restarted.take(Update::reset(world.objects.clone()));
         prop_assert_eq!(restarted.writes(), Vec::<String>::new());
         prop_assert_eq!(restarted.text(), bench.text());
     }
-    bench.take(Update::Reset(Vec::new()));
+    bench.take(Update::reset(Vec::new()));
     prop_assert!(bench.tables.content().is_empty(), "ends empty");
     Ok(())
 }

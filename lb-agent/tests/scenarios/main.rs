@@ -7,9 +7,11 @@
 //! at everything that may have come before, `folder` at files that change, `partial` at starts on
 //! broken ones, `audit` at tables that others have changed, `fuzz` at what is nearly right. `UPDATE_EXPECT=1` blesses the goldens.
 
+mod addresses;
 mod audit;
 mod changes;
 mod contract;
+mod explain;
 mod faults;
 mod folder;
 mod fuzz;

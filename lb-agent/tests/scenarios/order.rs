@@ -351,7 +351,7 @@ fn run(steps: Vec<Step>, protocol: Protocol) -> Result<(), TestCaseError> {
         bench.tables.take_log();
         let next = objects(&world, protocol);
         let update = if whole {
-            Update::Reset(next.clone())
+            Update::reset(next.clone())
         } else {
             Update::Changes(changes(&told, &next))
         };
@@ -371,10 +371,10 @@ fn run(steps: Vec<Step>, protocol: Protocol) -> Result<(), TestCaseError> {
         if outcome.pending == 0 {
             unsettled.drain(..unsettled.len() - 1);
             let mut fresh = Bench::empty();
-            fresh.take(Update::Reset(told.clone()));
+            fresh.take(Update::reset(told.clone()));
             prop_assert_eq!(bench.text_without_ids(), fresh.text_without_ids());
             let mut restarted = Bench::on(bench.tables.content().clone(), 1_000);
-            restarted.take(Update::Reset(told.clone()));
+            restarted.take(Update::reset(told.clone()));
             prop_assert_eq!(
                 restarted.writes(),
                 Vec::<String>::new(),
@@ -383,7 +383,7 @@ fn run(steps: Vec<Step>, protocol: Protocol) -> Result<(), TestCaseError> {
             partial::check_restarts(bench.tables.content(), &told, &fresh.text_without_ids())?;
         }
     }
-    bench.take(Update::Reset(Vec::new()));
+    bench.take(Update::reset(Vec::new()));
     // Faults that were not reached yet may hit now, one in each try.
     for _ in 0..tries {
         bench.take(Update::Changes(Vec::new()));
@@ -431,7 +431,7 @@ fn the_model_and_the_packet_path_see_a_backend_that_is_deleted_too_early() {
         Object::Service(service("a", VIPS[0])),
         Object::EndpointSlice(slice("a", &["10.244.0.2"])),
     ];
-    bench.take(Update::Reset(after.to_vec()));
+    bench.take(Update::reset(after.to_vec()));
     let mut ops = bench.tables.take_log();
     let allowed: BTreeSet<(IpAddr, u16)> = ["10.244.0.1", "10.244.0.2"]
         .map(|ip| (ip.parse().unwrap(), 8080))

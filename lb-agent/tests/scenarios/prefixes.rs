@@ -188,7 +188,7 @@ proptest! {
         steps in prop::collection::vec(step(), 2..5),
     ) {
         let mut bench = Bench::with(settings.clone(), TableContent::default(), 1);
-        bench.take(Update::Reset(Vec::new()));
+        bench.take(Update::reset(Vec::new()));
         let mut told = Vec::new();
         for (world, whole, fault) in steps {
             let before = bench.tables.content().clone();
@@ -198,7 +198,7 @@ proptest! {
             }
             bench.reconciler.receive_addresses(world.addresses.clone());
             let update = if whole {
-                Update::Reset(world.objects.clone())
+                Update::reset(world.objects.clone())
             } else {
                 Update::Changes(world.changes_from(&told))
             };

@@ -101,7 +101,7 @@ impl Scenario {
     /// A node that knows all objects.
     pub(crate) fn listed(&self) -> Bench {
         let mut bench = self.start(TableContent::default(), 1);
-        bench.take(Update::Reset(self.objects.clone()));
+        bench.take(Update::reset(self.objects.clone()));
         bench
     }
 

@@ -46,7 +46,7 @@ impl Bench {
     /// A node with empty tables that knows of no object.
     pub(crate) fn empty() -> Self {
         let mut bench = Self::on(TableContent::default(), 1);
-        bench.take(Update::Reset(Vec::new()));
+        bench.take(Update::reset(Vec::new()));
         bench
     }
 
@@ -153,6 +153,7 @@ pub(crate) fn slice(service: &str, addresses: &[&str]) -> EndpointSlice {
             .first()
             .map_or(IpFamily::V4, |e| IpFamily::of(e.address)),
         skipped: false,
+        names: false,
         ports: vec![EndpointPort {
             name: String::new(),
             protocol: Protocol::Tcp,

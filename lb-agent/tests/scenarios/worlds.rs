@@ -45,7 +45,7 @@ impl World {
     pub(crate) fn listed(&self, settings: &Settings) -> Bench {
         let mut bench = Bench::with(settings.clone(), TableContent::default(), 1);
         bench.reconciler.receive_addresses(self.addresses.clone());
-        bench.take(Update::Reset(self.objects.clone()));
+        bench.take(Update::reset(self.objects.clone()));
         bench
     }
 
@@ -218,6 +218,7 @@ fn slice(service: &'static str, number: usize) -> impl Strategy<Value = Endpoint
             service: Some(ServiceKey::new("default", service)),
             family,
             skipped: false,
+            names: false,
             ports: ports
                 .into_iter()
                 .map(|((name, port), protocol)| EndpointPort {

@@ -11,6 +11,10 @@
 //! over the quoted transport header, which holds the pseudo header's sum `f` in place of the
 //! checksum: what was S becomes S - f + (0xffff - S), and that is the complement of f alone.
 //!
+//! TCP gets a reset as well. A client whose answer arrives while it is still in `connect()`, as it
+//! does on one machine, holds its socket then: the kernel puts segments off until it is released, but
+//! forgets ICMP errors until the SYN is sent again a second later.
+//!
 //! **Invariant:** whatever fails, the packet is dropped.
 
 use core::ffi::c_void;
@@ -19,13 +23,15 @@ use core::ptr;
 
 use aya_ebpf::bindings::{__sk_buff, BPF_F_RECOMPUTE_CSUM, TC_ACT_SHOT};
 use aya_ebpf::helpers::generated::{
-    bpf_redirect, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes,
+    bpf_clone_redirect, bpf_redirect, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_load_bytes,
+    bpf_skb_store_bytes,
 };
 use aya_ebpf::programs::TcContext;
 use lb_common::Reason;
 use lb_common::abi::proto;
 use lb_ebpf::checksum;
 use lb_ebpf::packet::Packet;
+use lb_ebpf::reset;
 use lb_ebpf::tables::Tables;
 use lb_ebpf::unreachable::{self, HEADER_WORDS};
 
@@ -75,7 +81,7 @@ pub(crate) fn reject<F: Host>(skb: *mut __sk_buff, l2: u32) -> i32 {
         Tables::<F>::count(&mut world, Reason::RejectLimited);
         return TC_ACT_SHOT;
     }
-    if answer::<F>(skb, l2, &work.packet).is_err() {
+    if answer::<F>(skb, l2, device, &work.packet).is_err() {
         Tables::<F>::count(&mut world, Reason::RejectFailed);
         return TC_ACT_SHOT;
     }
@@ -85,9 +91,14 @@ pub(crate) fn reject<F: Host>(skb: *mut __sk_buff, l2: u32) -> i32 {
     action
 }
 
-/// Makes the packet the answer to itself.
+/// Makes the packet the answer to itself; sends the first one of two by itself.
 #[inline(always)]
-fn answer<F: Host>(skb: *mut __sk_buff, l2: u32, packet: &Packet<F::Addr>) -> Result<(), Failed> {
+fn answer<F: Host>(
+    skb: *mut __sk_buff,
+    l2: u32,
+    device: u32,
+    packet: &Packet<F::Addr>,
+) -> Result<(), Failed> {
     let l4 = packet.l4;
     let mut network = MaybeUninit::uninit();
     let network = zeroed::<NETWORK_WORDS>(&mut network);
@@ -149,7 +160,21 @@ fn answer<F: Host>(skb: *mut __sk_buff, l2: u32, packet: &Packet<F::Addr>) -> Re
         // Link-layer headers are no part of the sum that the device may have computed.
         store_plainly(skb, 0, macs, 12, 0)?;
     }
-    Ok(())
+    if packet.proto != proto::TCP || packet.first_fragment {
+        return Ok(());
+    }
+    // SAFETY: the context is valid; the helper takes numbers beside it.
+    if unsafe { bpf_clone_redirect(skb, device, 0) } != 0 {
+        return Err(Failed);
+    }
+    // SAFETY: as above.
+    if unsafe { bpf_skb_adjust_room(skb, -length.cast_signed(), ROOM_MAC, 0) } != 0 {
+        return Err(Failed);
+    }
+    // What was quoted is still there, behind link-layer headers that are an answer's already.
+    reset::write_headers::<F>(packet, pending, network, transport);
+    store(skb, l2, network, l4)?;
+    store(skb, l2 + l4, transport, quoted)
 }
 
 /// Cuts the packet down to what is quoted; true when its checksum is still to be written by the

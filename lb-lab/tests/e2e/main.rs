@@ -18,6 +18,7 @@ mod from_api;
 mod inspect;
 mod lifecycle;
 mod load;
+mod nodeport;
 mod not_ours;
 mod path_mtu;
 mod reject;

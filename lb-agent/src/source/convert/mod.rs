@@ -27,7 +27,9 @@ const LABEL_PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
 /// The label of slices that belong to a headless Service.
 const LABEL_HEADLESS: &str = "service.kubernetes.io/headless";
 /// The label by which a slice names its Service.
-const LABEL_SERVICE_NAME: &str = "kubernetes.io/service-name";
+/// Why nothing is sent to the endpoints of a slice of names.
+const NAMES: &str = "its EndpointSlice is of the address type FQDN, and names are not looked up";
+pub(crate) const LABEL_SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// The label of a Node's zone.
 const LABEL_ZONE: &str = "topology.kubernetes.io/zone";
 /// The annotation that chooses how a Service's backends are chosen.
@@ -107,20 +109,20 @@ pub(crate) fn service(object: &core::Service) -> Result<Service> {
     })
 }
 
-/// An EndpointSlice, or none if it holds names instead of addresses.
-pub(crate) fn endpoint_slice(object: &discovery::EndpointSlice) -> Result<Option<EndpointSlice>> {
+/// An EndpointSlice. One that holds names instead of addresses has no endpoints.
+pub(crate) fn endpoint_slice(object: &discovery::EndpointSlice) -> Result<EndpointSlice> {
     let key = namespaced(&object.metadata)?;
     let family = match object.address_type.as_str() {
         "IPv4" => IpFamily::V4,
         "IPv6" => IpFamily::V6,
-        "FQDN" => return Ok(None),
+        // A family, because there must be one; nothing of it is ever served.
+        "FQDN" => IpFamily::V4,
         other => return error("addressType", format!("unknown address type {other:?}")),
     };
     let labels = object.metadata.labels.as_ref();
-    let service = labels
-        .and_then(|labels| labels.get(LABEL_SERVICE_NAME))
-        .filter(|name| !name.is_empty())
-        .map(|name| ServiceKey::new(key.namespace.clone(), name.clone()));
+    let name = labels.and_then(|labels| labels.get(LABEL_SERVICE_NAME));
+    let service = name.and_then(|name| service_of_slice(&key.namespace, name));
+    let names = object.address_type == "FQDN";
     // As large as needed and no larger: there may be hundreds of thousands of these.
     let mut ports = Vec::with_capacity(object.ports.as_ref().map_or(0, Vec::len));
     for (at, port) in object.ports.iter().flatten().enumerate() {
@@ -138,6 +140,13 @@ pub(crate) fn endpoint_slice(object: &discovery::EndpointSlice) -> Result<Option
     let mut endpoints = Vec::with_capacity(object.endpoints.as_ref().map_or(0, Vec::len));
     let mut rejected = Vec::new();
     for (at, item) in object.endpoints.iter().flatten().enumerate() {
+        if names {
+            rejected.push(RejectedEndpoint {
+                address: item.addresses.first().cloned().unwrap_or_default(),
+                reason: NAMES.to_owned(),
+            });
+            continue;
+        }
         match slice_endpoint(&format!("endpoints[{at}]"), item, family) {
             Ok(endpoint) => endpoints.push(endpoint),
             Err(error) => rejected.push(RejectedEndpoint {
@@ -146,8 +155,9 @@ pub(crate) fn endpoint_slice(object: &discovery::EndpointSlice) -> Result<Option
             }),
         }
     }
-    Ok(Some(EndpointSlice {
+    Ok(EndpointSlice {
         skipped: has(labels, LABEL_HEADLESS) || has(labels, LABEL_PROXY_NAME),
+        names,
         key: SliceKey {
             namespace: key.namespace,
             name: key.name,
@@ -157,7 +167,12 @@ pub(crate) fn endpoint_slice(object: &discovery::EndpointSlice) -> Result<Option
         ports,
         endpoints,
         rejected,
-    }))
+    })
+}
+
+/// The Service of a slice in `namespace` whose label has this value.
+pub(crate) fn service_of_slice(namespace: &str, label: &str) -> Option<ServiceKey> {
+    (!label.is_empty()).then(|| ServiceKey::new(namespace, label))
 }
 
 fn slice_endpoint(field: &str, item: &discovery::Endpoint, family: IpFamily) -> Result<Endpoint> {
@@ -245,6 +260,7 @@ pub(crate) fn endpoints(object: &core::Endpoints) -> Result<(ServiceKey, Vec<End
                 service: Some(key.clone()),
                 family,
                 skipped,
+                names: false,
                 ports: ports.clone(),
                 endpoints,
                 rejected: std::mem::take(&mut rejected),

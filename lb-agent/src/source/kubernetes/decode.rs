@@ -33,7 +33,25 @@ pub(super) struct Item {
     pub(super) reference: ObjectRef,
     pub(super) uid: String,
     /// None for an object that means nothing to us.
-    pub(super) object: Result<Option<Object>, String>,
+    pub(super) object: Result<Option<Object>, Unread>,
+}
+
+/// An object that is named and cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Unread {
+    /// The Service whose EndpointSlice it says to be, where that much of it can be read.
+    pub(super) service: Option<ServiceKey>,
+    /// What is wrong with it.
+    pub(super) message: String,
+}
+
+impl From<FieldError> for Unread {
+    fn from(error: FieldError) -> Self {
+        Self {
+            service: None,
+            message: error.to_string(),
+        }
+    }
 }
 
 /// One line of a stream.
@@ -131,7 +149,7 @@ pub(super) trait Watched: DeserializeOwned {
     fn meta(&mut self) -> &mut Meta;
 
     /// Checks it and fills in defaults. None for what means nothing to us.
-    fn convert(self) -> Result<Option<Object>, FieldError>;
+    fn convert(self) -> Result<Option<Object>, Unread>;
 }
 
 /// A Service.
@@ -156,7 +174,7 @@ impl Watched for Service {
         &mut self.metadata
     }
 
-    fn convert(self) -> Result<Option<Object>, FieldError> {
+    fn convert(self) -> Result<Option<Object>, Unread> {
         let whole = core::Service {
             metadata: self.metadata.into_object_meta(),
             spec: self.spec,
@@ -165,7 +183,7 @@ impl Watched for Service {
                 ..core::ServiceStatus::default()
             }),
         };
-        convert::service(&whole).map(|service| Some(Object::Service(service)))
+        Ok(Some(Object::Service(convert::service(&whole)?)))
     }
 }
 
@@ -186,15 +204,24 @@ impl Watched for EndpointSlice {
         &mut self.metadata
     }
 
-    fn convert(self) -> Result<Option<Object>, FieldError> {
+    fn convert(self) -> Result<Option<Object>, Unread> {
         let whole = discovery::EndpointSlice {
             metadata: self.metadata.into_object_meta(),
             address_type: self.address_type,
             endpoints: self.endpoints,
             ports: self.ports,
         };
-        Ok(convert::endpoint_slice(&whole)?.map(Object::EndpointSlice))
+        let slice = convert::endpoint_slice(&whole).map_err(|error| Unread {
+            service: service_of(&whole.metadata),
+            message: error.to_string(),
+        })?;
+        Ok(Some(Object::EndpointSlice(slice)))
     }
+}
+
+fn service_of(meta: &ObjectMeta) -> Option<ServiceKey> {
+    let label = meta.labels.as_ref()?.get(convert::LABEL_SERVICE_NAME)?;
+    convert::service_of_slice(namespace(meta.namespace.as_deref()), label)
 }
 
 /// A Node.
@@ -228,7 +255,7 @@ impl Watched for Node {
         &mut self.metadata
     }
 
-    fn convert(self) -> Result<Option<Object>, FieldError> {
+    fn convert(self) -> Result<Option<Object>, Unread> {
         let whole = core::Node {
             metadata: self.metadata.into_object_meta(),
             spec: self.spec.map(|spec| core::NodeSpec {
@@ -241,7 +268,7 @@ impl Watched for Node {
                 ..core::NodeStatus::default()
             }),
         };
-        convert::node(&whole).map(|node| Some(Object::Node(node)))
+        Ok(Some(Object::Node(convert::node(&whole)?)))
     }
 }
 
@@ -340,17 +367,31 @@ struct Envelope {
 
 /// An object of which not even all metadata can be read.
 #[derive(Debug, Deserialize)]
-struct Name {
-    metadata: BareMeta,
+struct Name<'a> {
+    #[serde(borrow)]
+    metadata: BareMeta<'a>,
 }
 
 #[derive(Debug, Deserialize)]
-struct BareMeta {
+struct BareMeta<'a> {
     name: Option<String>,
     namespace: Option<String>,
     #[serde(rename = "resourceVersion")]
     resource_version: Option<String>,
     uid: Option<String>,
+    /// They may be what is wrong.
+    #[serde(borrow)]
+    labels: Option<&'a RawValue>,
+}
+
+impl BareMeta<'_> {
+    /// The Service of a slice with this metadata.
+    fn service(&self) -> Option<ServiceKey> {
+        let labels: BTreeMap<String, serde_json::Value> =
+            serde_json::from_str(self.labels?.get()).ok()?;
+        let label = labels.get(convert::LABEL_SERVICE_NAME)?.as_str()?;
+        convert::service_of_slice(namespace(self.namespace.as_deref()), label)
+    }
 }
 
 type Decoded = Result<(Item, Option<String>), String>;
@@ -376,10 +417,17 @@ fn decode<T: Watched>(object: &[u8]) -> Decoded {
     let Ok(Name { metadata: meta }) = serde_json::from_slice(object) else {
         return Err(error);
     };
+    let service = match T::KIND {
+        Kind::EndpointSlices => meta.service(),
+        Kind::Services | Kind::Nodes => None,
+    };
     let item = Item {
         reference: reference_of(T::KIND, meta.namespace, meta.name)?,
         uid: meta.uid.unwrap_or_default(),
-        object: Err(error),
+        object: Err(Unread {
+            service,
+            message: error,
+        }),
     };
     Ok((item, meta.resource_version))
 }
@@ -392,9 +440,14 @@ fn item<T: Watched>(mut whole: T) -> Decoded {
     let item = Item {
         reference,
         uid,
-        object: whole.convert().map_err(|error| error.to_string()),
+        object: whole.convert(),
     };
     Ok((item, version))
+}
+
+/// The namespace of an object that says so, or not.
+fn namespace(named: Option<&str>) -> &str {
+    named.filter(|name| !name.is_empty()).unwrap_or("default")
 }
 
 fn reference_of(
@@ -406,8 +459,7 @@ fn reference_of(
     let Some(name) = name else {
         return Err("an object without a name".to_owned());
     };
-    let namespace = namespace.filter(|namespace| !namespace.is_empty());
-    let namespace = namespace.unwrap_or_else(|| "default".to_owned());
+    let namespace = self::namespace(namespace.as_deref()).to_owned();
     Ok(match kind {
         Kind::Services => ObjectRef::Service(ServiceKey { namespace, name }),
         Kind::EndpointSlices => ObjectRef::EndpointSlice(SliceKey { namespace, name }),

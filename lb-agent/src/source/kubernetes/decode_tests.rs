@@ -37,7 +37,11 @@ fn the_order_of_keys_and_white_space_do_not_matter() {
 fn a_slice_of_names_means_nothing_and_is_not_wrong() {
     let line = SLICE.replace("IPv4", "FQDN");
     let (item, _) = applied(&format!(r#"{{"type":"ADDED","object":{line}}}"#));
-    assert_eq!(item.object, Ok(None));
+    let Ok(Some(Object::EndpointSlice(slice))) = item.object else {
+        panic!("{:?}", item.object);
+    };
+    assert!(slice.names && slice.endpoints.is_empty());
+    assert_eq!(slice.rejected.len(), 1);
 }
 
 #[test]
@@ -53,7 +57,7 @@ fn what_is_wrong_with_an_object_is_named_by_its_field() {
     ];
     for (object, wanted) in wanted {
         let (item, version) = applied(&format!(r#"{{"type":"ADDED","object":{object}}}"#));
-        let message = item.object.unwrap_err();
+        let message = item.object.unwrap_err().message;
         assert!(message.starts_with(wanted), "{message}");
         assert_eq!(item.reference.to_string(), "EndpointSlice shop/web-x");
         assert_eq!(
@@ -142,5 +146,26 @@ proptest! {
             }
             drop(page::<Service>(&bytes));
         }
+    }
+}
+
+#[test]
+fn a_slice_that_cannot_be_read_still_names_its_service_where_it_can() {
+    let form = SLICE.replace(r#""port":80"#, r#""port":"http""#);
+    let value = SLICE.replace(r#""addressType":"IPv4""#, r#""addressType":"IPv7""#);
+    let service = |object: &str| {
+        let (item, _) = applied(&format!(r#"{{"type":"ADDED","object":{object}}}"#));
+        item.object.unwrap_err().service
+    };
+    let web = Some(ServiceKey::new("shop", "web"));
+    assert_eq!(service(&form), web);
+    assert_eq!(service(&value), web);
+    for label in ["5", "\"\"", "null", "[\"web\"]"] {
+        let odd = form.replace(
+            r#""kubernetes.io/service-name":"web""#,
+            &format!(r#""kubernetes.io/service-name":{label}"#),
+        );
+        assert_ne!(odd, form);
+        assert_eq!(service(&odd), None, "{label}");
     }
 }

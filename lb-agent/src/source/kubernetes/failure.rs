@@ -51,7 +51,7 @@ pub(super) enum Failure {
     #[error("the API server has forgotten the version that is known here (410)")]
     Gone,
     /// The server's versions are below those that it has told before.
-    #[error("the API server was set back to a state before the one that is known here")]
+    #[error("the state of the API server is older than the one that is known here")]
     SetBack,
     /// The server is overloaded or broken.
     #[error("the API server cannot serve now ({code}): {message}")]

@@ -8,19 +8,20 @@
 //! to find out a server that was set back.
 //! Read next: hub.rs, which they are handed to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kube::Client;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::Patience;
 use super::decode::{self, Event, Item, Watched};
 use super::failure::{Backoff, Failure};
 use super::hub::{Found, Hub};
 use super::wire::{Answer, Fill, From, Query, silent};
+use crate::model::snapshot::ObjectRef;
 
 /// Objects of one page.
 const PAGE: u32 = 500;
@@ -28,8 +29,12 @@ const PAGE: u32 = 500;
 const OBJECTS_MAX: usize = 4_000_000;
 /// A stream that ends sooner than this did not work.
 const SHORTEST: Duration = Duration::from_secs(1);
-/// What a server says that was set back to a state before the version that we know.
-const GATEWAY_TIMEOUT: u16 = 504;
+/// So many lists in a row come as streams that bring everything and no mark of their end, until that
+/// is taken for what the server does always. One may be a server that was held up.
+const UNMARKED_MAX: u32 = 2;
+/// So many streams in a row without any line, from a server that sends bookmarks, until it is taken
+/// for one that was set back. One may be a connection that is dead.
+const MUTE_MAX: u32 = 2;
 
 /// Follows the objects of type `T`.
 pub(super) struct Follower<T> {
@@ -44,6 +49,12 @@ pub(super) struct Follower<T> {
     highest: u64,
     /// This server sends bookmarks, so a stream without any is a strange one.
     sends_bookmarks: bool,
+    /// Streams in a row without any line.
+    mute: u32,
+    /// This server streams lists, to their end.
+    streams_lists: bool,
+    /// Lists in a row that came as streams without a mark of their end.
+    unmarked: u32,
     kind: PhantomData<fn() -> T>,
 }
 
@@ -59,8 +70,23 @@ struct Stream {
     works: bool,
     /// Any line came.
     spoke: bool,
-    /// The server sends bookmarks from time to time, so silence means something.
-    has_bookmarks: bool,
+}
+
+/// How the list ended with which a stream began.
+enum Initial {
+    /// It is complete, at this version.
+    Complete(String),
+    /// The server refuses to send it.
+    Refused { code: u16, message: String },
+    /// Nothing more comes.
+    Stalled,
+}
+
+/// A list of pages that is complete.
+struct Pages {
+    items: Vec<Item>,
+    received: Instant,
+    version: String,
 }
 
 impl Stream {
@@ -81,6 +107,9 @@ impl<T: Watched> Follower<T> {
             version: None,
             highest: 0,
             sends_bookmarks: false,
+            mute: 0,
+            streams_lists: false,
+            unmarked: 0,
             kind: PhantomData,
         }
     }
@@ -132,21 +161,50 @@ impl<T: Watched> Follower<T> {
             received: opened,
             works: false,
             spoke: false,
-            has_bookmarks: false,
         })
     }
 
-    /// Lists by the events with which a stream begins, then stays on that stream.
+    /// Lists by the events with which a stream begins, then stays on that stream. If that list does
+    /// not come to its end, lists page by page.
     async fn stream_list(&mut self) -> Result<(), Failure> {
-        let mut stream = match self.open(From::Everything).await {
-            Err(Failure::Refused { code, message, .. }) => {
-                tracing::debug!("lists as streams are refused ({code}): {message}");
-                self.hub.server_cannot_stream_lists();
-                return Ok(());
+        // No longer than a request may take, so that there is a list whatever happens to streams.
+        let begin_within = self.patience.list_longest / 2;
+        let mut stream = match timeout(begin_within, self.open(From::Everything)).await {
+            Err(_) => return self.list().await,
+            Ok(Err(Failure::Refused { code, message, .. })) => {
+                return self.list_instead(code, &message).await;
             }
-            opened => opened?,
+            Ok(opened) => opened?,
         };
         let mut found = BTreeMap::new();
+        match self.initial(&mut stream, &mut found).await? {
+            Initial::Complete(version) => {
+                self.streams_lists = true;
+                self.mute = 0;
+                stream.spoke = true;
+                let items: Vec<Item> = found.into_values().collect();
+                self.hub.listed(T::KIND, stream.received, items);
+                self.is_at(version);
+                self.read(stream).await
+            }
+            Initial::Refused { code, message } => self.list_instead(code, &message).await,
+            Initial::Stalled => {
+                drop(stream);
+                let found: BTreeSet<ObjectRef> = found.into_keys().collect();
+                let pages = self.pages().await?;
+                self.note_stall(&found, &pages.items);
+                self.hand_on(pages);
+                Ok(())
+            }
+        }
+    }
+
+    /// Reads the list with which a stream begins.
+    async fn initial(
+        &self,
+        stream: &mut Stream,
+        found: &mut BTreeMap<ObjectRef, Item>,
+    ) -> Result<Initial, Failure> {
         // When an object came that was not there yet, or a part of one.
         let mut progress = stream.opened;
         loop {
@@ -161,19 +219,13 @@ impl<T: Watched> Follower<T> {
                     Event::Deleted(reference, _) => {
                         found.remove(&reference);
                     }
-                    Event::Bookmark(Some(version), true) => {
-                        let items: Vec<Item> = found.into_values().collect();
-                        self.hub.listed(T::KIND, stream.received, items);
-                        self.is_at(version);
-                        return self.read(stream).await;
-                    }
+                    Event::Bookmark(Some(version), true) => return Ok(Initial::Complete(version)),
                     Event::Bookmark(..) => {}
                     Event::Nameless(message) => nameless(&message),
                     Event::Ended(status) => {
                         let failure = self.query.failure("watch", &status, None);
-                        if matches!(failure, Failure::Refused { .. }) {
-                            self.hub.server_cannot_stream_lists();
-                            return Ok(());
+                        if let Failure::Refused { code, message, .. } = failure {
+                            return Ok(Initial::Refused { code, message });
                         }
                         return Err(failure);
                     }
@@ -193,19 +245,46 @@ impl<T: Watched> Follower<T> {
                     stream.answer.check_line()?;
                 }
                 Fill::End => return Err(ended(stream.opened)),
-                // An old server sends what there is and then changes, or it is dead.
-                Fill::Silent => {
-                    drop(stream);
-                    self.list().await?;
-                    self.hub.server_cannot_stream_lists();
-                    return Ok(());
-                }
+                // An old server sends what there is and then changes, or it is held up, or dead.
+                Fill::Silent => return Ok(Initial::Stalled),
             }
+        }
+    }
+
+    /// Lists page by page after a stream was refused, and remembers why if that will be so always.
+    async fn list_instead(&mut self, code: u16, message: &str) -> Result<(), Failure> {
+        tracing::debug!("a list as a stream is refused ({code}): {message}");
+        if means_no_streamed_lists(code, message) {
+            self.hub.server_cannot_stream_lists();
+        }
+        self.list().await
+    }
+
+    /// A streamed list stopped without its mark; `found` is what it brought, `listed` what there is.
+    fn note_stall(&mut self, found: &BTreeSet<ObjectRef>, listed: &[Item]) {
+        let has_all = listed.iter().all(|item| found.contains(&item.reference));
+        if self.streams_lists || listed.is_empty() || !has_all {
+            return;
+        }
+        self.unmarked += 1;
+        if self.unmarked >= UNMARKED_MAX {
+            self.hub.server_cannot_stream_lists();
         }
     }
 
     /// Lists page by page.
     async fn list(&mut self) -> Result<(), Failure> {
+        let pages = self.pages().await?;
+        self.hand_on(pages);
+        Ok(())
+    }
+
+    fn hand_on(&mut self, pages: Pages) {
+        self.hub.listed(T::KIND, pages.received, pages.items);
+        self.is_at(pages.version);
+    }
+
+    async fn pages(&self) -> Result<Pages, Failure> {
         let mut items = Vec::new();
         let mut token: Option<String> = None;
         loop {
@@ -227,9 +306,11 @@ impl<T: Watched> Follower<T> {
                 let cause = "a list without a version".to_owned();
                 return Err(Failure::Garbled { cause });
             };
-            self.hub.listed(T::KIND, received, items);
-            self.is_at(version);
-            return Ok(());
+            return Ok(Pages {
+                items,
+                received,
+                version,
+            });
         }
     }
 
@@ -257,7 +338,7 @@ impl<T: Watched> Follower<T> {
                 Fill::End => return Err(ended(stream.opened)),
                 // A stream that is open and brings nothing is as good as any.
                 Fill::Silent if !stream.works => self.works(&mut stream),
-                Fill::Silent => return Err(silent(stream.received.elapsed())),
+                Fill::Silent => return self.fell_silent(&stream),
             }
         }
     }
@@ -266,13 +347,27 @@ impl<T: Watched> Follower<T> {
     fn silence_allowed(&self, stream: &Stream) -> Duration {
         let end = stream.length + self.patience.grace;
         let left = end.saturating_sub(stream.opened.elapsed());
-        if !stream.works {
-            left.min(self.patience.settle)
-        } else if stream.has_bookmarks {
-            left.min(self.patience.bookmark)
+        left.min(if stream.works {
+            self.patience.silence
         } else {
-            left
+            self.patience.settle
+        })
+    }
+
+    /// What it means that nothing has come for too long.
+    fn fell_silent(&mut self, stream: &Stream) -> Result<(), Failure> {
+        if !self.sends_bookmarks {
+            // Where nothing happens this server says nothing: asking again costs one request.
+            return Ok(());
         }
+        if !stream.spoke {
+            self.mute += 1;
+            if self.mute >= MUTE_MAX {
+                self.mute = 0;
+                return Err(Failure::SetBack);
+            }
+        }
+        Err(silent(stream.received.elapsed()))
     }
 
     fn works(&mut self, stream: &mut Stream) {
@@ -306,7 +401,6 @@ impl<T: Watched> Follower<T> {
                         end = Err(Failure::SetBack);
                         break;
                     }
-                    stream.has_bookmarks = true;
                     self.sends_bookmarks = true;
                     version
                 }
@@ -325,6 +419,7 @@ impl<T: Watched> Follower<T> {
             };
             good = true;
             stream.spoke = true;
+            self.mute = 0;
             if let Some(version) = version {
                 self.highest = self.highest.max(number(&version));
                 self.version = Some(version);
@@ -346,12 +441,19 @@ fn must_list_after(failure: &Failure) -> bool {
         Failure::Gone | Failure::SetBack | Failure::Refused { .. } | Failure::Garbled { .. } => {
             true
         }
-        Failure::Busy { code, .. } => *code == GATEWAY_TIMEOUT,
         Failure::Unreachable { .. }
+        | Failure::Busy { .. }
         | Failure::Unauthorized { .. }
         | Failure::Forbidden { .. }
         | Failure::Broken { .. } => false,
     }
+}
+
+/// Whether a refusal of a streamed list says that there are none, now and later. Servers that do not
+/// know the wish take offence at what has to stand beside it.
+fn means_no_streamed_lists(code: u16, message: &str) -> bool {
+    let words = ["sendInitialEvents", "resourceVersionMatch"];
+    matches!(code, 400 | 422) && words.iter().any(|word| message.contains(word))
 }
 
 /// A version as a number; 0 for one that is none, below which nothing is.

@@ -2,7 +2,8 @@
 //! Where the lists and changes of all kinds come together and become updates.
 //!
 //! Nothing is sent before every kind has its first list: a Service without its slices would look
-//! like one without endpoints. From then on each kind goes its own way.
+//! like one without endpoints. Then all of it is one update; from then on each kind goes its own
+//! way.
 //! **Invariant:** an object that cannot be read does not vanish: its last good state stays, and if
 //! only the tables know that state, nothing is removed from them until the object can be read.
 
@@ -15,9 +16,9 @@ use tokio::sync::Notify;
 use tracing::{info, warn};
 
 use super::Outlet;
-use super::decode::Item;
+use super::decode::{Item, Unread};
 use super::failure::Health;
-use crate::model::snapshot::{Change, Kind, Object, ObjectRef, Update};
+use crate::model::snapshot::{Change, Invalid, Kind, Object, ObjectRef, Update};
 use crate::source::Delivery;
 
 /// The kinds that are listed.
@@ -50,8 +51,8 @@ struct Desk {
     outlet: Outlet,
     /// What has come so far, until every kind has its first list.
     first: Option<First>,
-    /// Objects that cannot be read, and why.
-    invalid: BTreeMap<ObjectRef, String>,
+    /// Objects that cannot be read.
+    invalid: BTreeMap<ObjectRef, Invalid>,
     /// The first list lacked what cannot be read.
     partial: bool,
 }
@@ -125,11 +126,14 @@ impl Hub {
 
 impl Desk {
     fn send(&mut self, received: Instant, update: Update) {
-        if let Some(state) = &self.outlet.state {
-            state.record(&update);
-        }
+        let recorded = self
+            .outlet
+            .state
+            .as_ref()
+            .map(|state| state.record(&update));
         // A closed channel means that the agent is about to end.
         drop(self.outlet.updates.send(Delivery { received, update }));
+        drop(recorded);
     }
 
     fn listed(&mut self, kind: Kind, received: Instant, items: Vec<Item>) {
@@ -142,10 +146,11 @@ impl Desk {
         for item in items {
             match item.object {
                 Ok(object) => objects.extend(object),
-                Err(message) => {
+                Err(unread) => {
                     let before = known.remove(&item.reference);
-                    self.note_invalid(&item.reference, &item.uid, &message, before.as_deref());
-                    invalid.push(item.reference);
+                    let now = invalid_as(item.reference, unread);
+                    self.note_invalid(&now, &item.uid, before.as_ref());
+                    invalid.push(now);
                 }
             }
         }
@@ -171,16 +176,12 @@ impl Desk {
             }
             return;
         }
-        let changes = self.invalid_changes(&invalid);
         let update = Update::Relist {
             kind,
             objects,
             invalid,
         };
         self.send(received, update);
-        if !changes.is_empty() {
-            self.send(received, Update::Changes(changes));
-        }
         self.complete(received);
     }
 
@@ -189,45 +190,25 @@ impl Desk {
         let Some(First { lists, later }) = self.first.take() else {
             return;
         };
-        if self.invalid.is_empty() {
-            let objects = together(lists);
-            self.send(received, Update::Reset(objects));
-        } else if self.outlet.remembered {
+        let objects = together(lists);
+        let invalid: Vec<Invalid> = self.invalid.values().cloned().collect();
+        let mut changes: Vec<Change> = later.into_values().collect();
+        if invalid.is_empty() || self.outlet.remembered {
             // What was remembered stands in for what cannot be read.
-            for (kind, objects) in lists {
-                let invalid = self.invalid.keys().filter(|r| r.kind() == Some(kind));
-                let update = Update::Relist {
-                    kind,
-                    objects,
-                    invalid: invalid.cloned().collect(),
-                };
-                self.send(received, update);
-            }
-            self.send(received, Update::Complete);
+            self.send(received, Update::Reset { objects, invalid });
         } else {
             self.partial = true;
-            let objects = together(lists);
             let unreadable = self.invalid.keys().map(ToString::to_string).collect();
             let update = Update::Partial {
                 objects,
                 unreadable,
             };
             self.send(received, update);
+            changes.extend(invalid.into_iter().map(Change::Invalid));
         }
-        let mut changes: Vec<Change> = later.into_values().collect();
-        let invalid: Vec<ObjectRef> = self.invalid.keys().cloned().collect();
-        changes.extend(self.invalid_changes(&invalid));
         if !changes.is_empty() {
             self.send(received, Update::Changes(changes));
         }
-    }
-
-    fn invalid_changes(&self, references: &[ObjectRef]) -> Vec<Change> {
-        let change = |object: &ObjectRef| Change::Invalid {
-            object: object.clone(),
-            message: self.invalid.get(object).cloned().unwrap_or_default(),
-        };
-        references.iter().map(change).collect()
     }
 
     fn changed(&mut self, received: Instant, found: Vec<Found>) {
@@ -238,7 +219,7 @@ impl Desk {
                     Change::Apply(object) => object.reference(),
                     Change::Delete(reference) => reference.clone(),
                     // What was there before it stays.
-                    Change::Invalid { .. } => continue,
+                    Change::Invalid(_) => continue,
                 };
                 first.later.insert(reference, change);
             }
@@ -254,13 +235,11 @@ impl Desk {
             Found::Item(item) => match item.object {
                 Ok(Some(object)) => (item.reference, Change::Apply(object)),
                 Ok(None) => (item.reference.clone(), Change::Delete(item.reference)),
-                Err(message) => {
+                Err(unread) => {
                     let before = self.invalid.remove(&item.reference);
-                    self.note_invalid(&item.reference, &item.uid, &message, before.as_deref());
-                    return Change::Invalid {
-                        object: item.reference,
-                        message,
-                    };
+                    let now = invalid_as(item.reference, unread);
+                    self.note_invalid(&now, &item.uid, before.as_ref());
+                    return Change::Invalid(now);
                 }
             },
         };
@@ -271,20 +250,17 @@ impl Desk {
     }
 
     /// Remembers an object that cannot be read and says so, once for each message.
-    fn note_invalid(
-        &mut self,
-        reference: &ObjectRef,
-        uid: &str,
-        message: &str,
-        before: Option<&str>,
-    ) {
-        if before != Some(message) {
-            warn!("{reference} cannot be read, its last good state stays: {message}");
-            if let (Some(recorder), ObjectRef::Service(key)) = (&self.outlet.recorder, reference) {
+    fn note_invalid(&mut self, now: &Invalid, uid: &str, before: Option<&Invalid>) {
+        let Invalid {
+            object, message, ..
+        } = now;
+        if before.map(|before| &before.message) != Some(message) {
+            warn!("{object} cannot be read, its last good state stays: {message}");
+            if let (Some(recorder), ObjectRef::Service(key)) = (&self.outlet.recorder, object) {
                 recorder.warn(key, uid, REASON_INVALID, message);
             }
         }
-        self.invalid.insert(reference.clone(), message.to_owned());
+        self.invalid.insert(object.clone(), now.clone());
     }
 
     /// Says when the first list lacks nothing any more.
@@ -293,6 +269,14 @@ impl Desk {
             self.partial = false;
             self.send(received, Update::Complete);
         }
+    }
+}
+
+fn invalid_as(object: ObjectRef, unread: Unread) -> Invalid {
+    Invalid {
+        object,
+        service: unread.service,
+        message: unread.message,
     }
 }
 

@@ -61,8 +61,8 @@ pub struct Patience {
     pub settle: Duration,
     /// The shortest and the longest time for which a stream is asked for, in seconds.
     pub stream_secs: (u32, u32),
-    /// Silence that is suspicious on a stream that has had bookmarks, which come once a minute.
-    pub bookmark: Duration,
+    /// Silence after which a stream is opened anew, also before its first bookmark.
+    pub silence: Duration,
     /// How much longer than asked for a stream may stay open.
     pub grace: Duration,
 }
@@ -75,7 +75,8 @@ impl Default for Patience {
             piece: Duration::from_secs(30),
             settle: Duration::from_secs(2),
             stream_secs: (240, 300),
-            bookmark: Duration::from_secs(150),
+            // API servers send a bookmark about once a minute, up to a quarter later: two are missing.
+            silence: Duration::from_secs(150),
             grace: Duration::from_secs(15),
         }
     }

@@ -148,6 +148,8 @@ impl Query {
         let retry_after =
             retry_after.or_else(|| named.map(|seconds| Duration::from_secs(seconds.into())));
         match status.code {
+            _ if tells_too_new(status) => Failure::SetBack,
+            _ if matches!(status.reason.as_str(), "Expired" | "Gone") => Failure::Gone,
             401 => Failure::Unauthorized { message },
             403 => Failure::Forbidden {
                 verb,
@@ -168,6 +170,17 @@ impl Query {
             },
         }
     }
+}
+
+/// Whether a status says that the server has not come to our version yet: it was set back, or its
+/// cache has fallen behind. The code is that of any timeout.
+fn tells_too_new(status: &Status) -> bool {
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    let mut reasons = causes.map(|cause| cause.reason.as_str());
+    // Before Kubernetes 1.18 there was the message only.
+    status.code == 504
+        && (reasons.any(|reason| reason == "ResourceVersionTooLarge")
+            || status.message.contains("Too large resource version"))
 }
 
 /// A request with its body.

@@ -227,13 +227,13 @@ impl Reader<'_> {
         }
         let object = label(&value, Some(&kind));
         let result = match (version.as_str(), kind.as_str()) {
-            ("v1", "Service") => parse(value, convert::service).map(|s| Some(Object::Service(s))),
+            ("v1", "Service") => parse(value, convert::service).map(Object::Service),
             ("v1", "Endpoints") => parse::<core::Endpoints, _>(value, convert::endpoints)
-                .map(|(key, slices)| Some(Object::Endpoints(key, slices))),
-            ("v1", "Node") => parse(value, convert::node).map(|n| Some(Object::Node(n))),
+                .map(|(key, slices)| Object::Endpoints(key, slices)),
+            ("v1", "Node") => parse(value, convert::node).map(Object::Node),
             ("discovery.k8s.io/v1", "EndpointSlice") => {
                 parse::<discovery::EndpointSlice, _>(value, convert::endpoint_slice)
-                    .map(|slice| slice.map(Object::EndpointSlice))
+                    .map(Object::EndpointSlice)
             }
             (_, "Service" | "Endpoints" | "Node" | "EndpointSlice") => Err(FieldError {
                 field: "apiVersion".to_owned(),
@@ -250,15 +250,17 @@ impl Reader<'_> {
             }
         };
         match result {
-            Ok(Some(object)) => self.contents.objects.push(Found {
-                object,
-                document: self.document,
-                line: self.line,
-            }),
-            Ok(None) => self.note(
-                object,
-                "holds names instead of addresses, ignored".to_owned(),
-            ),
+            Ok(found) => {
+                if matches!(&found, Object::EndpointSlice(slice) if slice.names) {
+                    let text = "holds names instead of addresses, ignored";
+                    self.note(object, text.to_owned());
+                }
+                self.contents.objects.push(Found {
+                    object: found,
+                    document: self.document,
+                    line: self.line,
+                });
+            }
             Err(error) => {
                 let field = join(path, &error.field);
                 let problem = self.problem(object, field, error.message);

@@ -89,7 +89,7 @@ pub fn watch(path: &Path, updates: Updates) -> Result<(), WatchError> {
             unreadable,
         }
     } else {
-        Update::Reset(objects)
+        Update::reset(objects)
     };
     // A closed channel means that the agent is about to end; the thread finds out by itself.
     drop(updates.send(Delivery { received, update }));

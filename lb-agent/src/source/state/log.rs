@@ -2,6 +2,7 @@
 //! The file of the state: appended to, read back, and written anew when most of it is dead.
 //!
 //! A new file is written beside the old one, made safe, and renamed over it.
+//! After a write that failed the caller begins a list, or writes nothing.
 //! **Invariant:** a line counts when it and every line before it can be read; the spans that are
 //! kept are those of the living lines of the file that is open.
 
@@ -51,7 +52,7 @@ pub(super) struct Log {
     living_bytes: u64,
     /// A list that is not complete yet.
     list: Option<List>,
-    /// The file ends within a list that will never be complete.
+    /// A write failed: the file may end within a line, or within a list that will never be complete.
     torn: bool,
 }
 
@@ -59,8 +60,6 @@ pub(super) struct Log {
 struct List {
     scope: Scope,
     lines: BTreeMap<ObjectRef, Span>,
-    /// A line of it is missing, so the whole is worth nothing.
-    broken: bool,
 }
 
 /// What a file says, line by line.
@@ -158,12 +157,7 @@ impl Log {
                 spans.push((reference, None));
             }
         }
-        if let Err(error) = self.append(&bytes) {
-            if let Some(list) = &mut self.list {
-                list.broken = true;
-            }
-            return Err(error);
-        }
+        self.append(&bytes)?;
         for (reference, span) in spans {
             match (&mut self.list, span) {
                 (Some(list), Some(span)) => {
@@ -179,19 +173,16 @@ impl Log {
         Ok(())
     }
 
-    /// A list begins that replaces what is in `scope`.
+    /// A list begins that replaces what is in `scope`. One that has begun and not ended is void.
     pub(super) fn begin(&mut self, scope: Scope) -> Result<(), StateError> {
+        self.list = None;
         self.mend()?;
+        self.append(&text(&Line::Begin(scope)))?;
         self.list = Some(List {
             scope,
             lines: BTreeMap::new(),
-            broken: false,
         });
-        let result = self.append(&text(&Line::Begin(scope)));
-        if let (Err(_), Some(list)) = (&result, &mut self.list) {
-            list.broken = true;
-        }
-        result
+        Ok(())
     }
 
     /// The list is complete; what it lacks stays if it is named here.
@@ -199,13 +190,7 @@ impl Log {
         let Some(list) = self.list.take() else {
             return Ok(());
         };
-        // Without its end the list does not count, and nothing may be written behind it.
-        self.torn = true;
-        if list.broken {
-            return self.mend();
-        }
         self.append(&text(&Line::End(stay.to_vec())))?;
-        self.torn = false;
         let gone: Vec<ObjectRef> = self
             .living
             .keys()
@@ -222,7 +207,7 @@ impl Log {
         self.sync()
     }
 
-    /// Gets rid of a list that will never be complete.
+    /// Gets rid of what a write left that failed.
     fn mend(&mut self) -> Result<(), StateError> {
         if self.torn { self.rewrite() } else { Ok(()) }
     }
@@ -230,6 +215,12 @@ impl Log {
     /// Makes what is written safe against a loss of power.
     pub(super) fn sync(&mut self) -> Result<(), StateError> {
         self.file.sync_data().map_err(|e| self.error(e))
+    }
+
+    /// Makes every write to the file as it is fail.
+    #[cfg(test)]
+    pub(super) fn break_file(&mut self) {
+        self.file = File::open(self.folder.join(FILE)).unwrap();
     }
 
     fn insert(&mut self, reference: ObjectRef, span: Span) {
@@ -252,9 +243,8 @@ impl Log {
                 Ok(())
             }
             Err(error) => {
-                // Half a line would hide everything behind it; if this fails, too, the next
-                // write goes over it.
-                drop(self.file.set_len(self.end));
+                // Half a line would hide everything behind it.
+                self.torn = true;
                 Err(self.error(error))
             }
         }
