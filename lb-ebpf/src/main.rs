@@ -25,12 +25,15 @@ mod hooks {
     use lb_ebpf::tables::Tables;
 
     use crate::kernel::{
-        Host, Unusual, World, edit, ethertype, first_fragment, icmp, later_fragment, parse,
-        read_unusual, reject, work,
+        Host, TAG, Unusual, World, edit, ethertype, first_fragment, icmp, inner_ethertype,
+        later_fragment, parse, read_unusual, reject, work,
     };
 
     /// Length of an Ethernet header, in bytes.
     const ETHERNET: u32 = 14;
+    /// The same with an 802.1Q tag that lies in the frame itself. The kernel keeps tags beside the
+    /// frame, but a device that cannot insert them gets them in it.
+    const TAGGED: u32 = ETHERNET + 4;
 
     /// tc ingress of a device with Ethernet headers.
     #[classifier]
@@ -67,6 +70,14 @@ mod hooks {
     #[inline(always)]
     fn ingress<const L2: u32>(ctx: &TcContext) -> i32 {
         let protocol = ethertype(ctx);
+        if L2 == ETHERNET && protocol == TAG {
+            return ingress_of::<TAGGED>(ctx, inner_ethertype(ctx));
+        }
+        ingress_of::<L2>(ctx, protocol)
+    }
+
+    #[inline(always)]
+    fn ingress_of<const L2: u32>(ctx: &TcContext, protocol: u16) -> i32 {
         if protocol == V4::ETHERTYPE {
             return action::<V4, L2>(
                 ctx,
@@ -89,6 +100,14 @@ mod hooks {
     #[inline(always)]
     fn egress<const L2: u32>(ctx: &TcContext) -> i32 {
         let protocol = ethertype(ctx);
+        if L2 == ETHERNET && protocol == TAG {
+            return egress_of::<TAGGED>(ctx, inner_ethertype(ctx));
+        }
+        egress_of::<L2>(ctx, protocol)
+    }
+
+    #[inline(always)]
+    fn egress_of<const L2: u32>(ctx: &TcContext, protocol: u16) -> i32 {
         if protocol == V4::ETHERTYPE {
             return action::<V4, L2>(
                 ctx,

@@ -24,6 +24,17 @@ pub(crate) fn ethertype(ctx: &TcContext) -> u16 {
     u16::from_be(protocol)
 }
 
+/// Ethertype of an 802.1Q tag.
+pub(crate) const TAG: u16 = 0x8100;
+
+/// The ethertype behind an 802.1Q tag that lies in the frame itself, in host order; 0 when the frame
+/// ends before it.
+#[inline(always)]
+pub(crate) fn inner_ethertype(ctx: &TcContext) -> u16 {
+    const OFFSET: usize = 16;
+    ctx.load::<[u8; 2]>(OFFSET).map_or(0, u16::from_be_bytes)
+}
+
 /// The linear part of a socket buffer from the network header on.
 struct Linear {
     start: usize,
