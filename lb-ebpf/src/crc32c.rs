@@ -4,23 +4,30 @@
 //! A CRC is linear: that of two messages of one length differs by the CRC, begun with zero, of what
 //! they differ by. So an update needs the changed bits and their distance to the end of the packet;
 //! the packet itself is not read. Moving a difference over `n` bytes multiplies it by x^(8n), a
-//! product of at most sixteen powers.
+//! product of four powers from a table, one for each hexadecimal digit of `n`.
 //! **Invariant:** no branch depends on data, so the verifier walks each loop once.
 
 /// The polynomial, its lowest power in the highest bit, as in all numbers here.
 const POLYNOMIAL: u32 = 0x82f6_3b78;
 /// The polynomial 1.
 const ONE: u32 = 1 << 31;
-/// Powers that lengths are put together from: a packet has less than 2^16 bytes.
-const BITS: usize = 16;
-/// x^(8 * 2^k) at index k.
-const POWERS: [u32; BITS] = powers();
+/// Hexadecimal digits of a length: a packet has less than 2^16 bytes.
+const DIGITS: usize = 4;
+/// x^(8 * digit * 16^k) at index k, digit.
+static POWERS: [[u32; 16]; DIGITS] = powers();
 
-const fn powers() -> [u32; BITS] {
-    let mut powers = [ONE >> 8; BITS];
-    let mut index = 1;
-    while index < BITS {
-        powers[index] = multiply(powers[index - 1], powers[index - 1]);
+const fn powers() -> [[u32; 16]; DIGITS] {
+    let mut powers = [[ONE; 16]; DIGITS];
+    // x^(8 * 16^k)
+    let mut step = ONE >> 8;
+    let mut index = 0;
+    while index < DIGITS {
+        let mut digit = 1;
+        while digit < 16 {
+            powers[index][digit] = multiply(powers[index][digit - 1], step);
+            digit += 1;
+        }
+        step = multiply(powers[index][15], step);
         index += 1;
     }
     powers
@@ -52,9 +59,9 @@ const fn multiply(mut a: u32, mut b: u32) -> u32 {
 pub fn update(field: [u8; 4], from: [u8; 4], to: [u8; 4], to_end: u32) -> [u8; 4] {
     let mut difference = u32::from_le_bytes(from) ^ u32::from_le_bytes(to);
     let mut index = 0;
-    while index < BITS {
-        let chosen = mask(to_end >> index);
-        difference = multiply((POWERS[index] & chosen) | (ONE & !chosen), difference);
+    while index < DIGITS {
+        let digit = (to_end >> (4 * index)) & 15;
+        difference = multiply(POWERS[index][digit as usize], difference);
         index += 1;
     }
     (u32::from_le_bytes(field) ^ difference).to_le_bytes()

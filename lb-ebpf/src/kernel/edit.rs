@@ -45,10 +45,7 @@ struct Ipv4Tail {
 
 /// Carries out `work.edit`.
 #[inline(always)]
-pub(crate) fn edit<F: Host, const L2: u32>(
-    ctx: &TcContext,
-    work: &Work<F::Addr>,
-) -> Result<(), Reason> {
+pub(crate) fn edit<F: Host>(ctx: &TcContext, l2: u32, work: &Work<F::Addr>) -> Result<(), Reason> {
     let packet = &work.packet;
     let new = &work.edit;
     let old = match new.side {
@@ -58,9 +55,9 @@ pub(crate) fn edit<F: Host, const L2: u32>(
     let words = F::Addr::LEN / 4;
     let difference = checksum::difference(&old, &new.address.words(), words);
 
-    transport::<F>(ctx, L2, work, difference)?;
-    addresses::<F>(ctx, L2, work, difference, 0)?;
-    link(ctx, L2, work)
+    transport::<F>(ctx, l2, work, difference)?;
+    addresses::<F>(ctx, l2, work, difference, 0)?;
+    link(ctx, l2, work)
 }
 
 /// Writes the ports, and the transport checksum for them and for an address that changed by

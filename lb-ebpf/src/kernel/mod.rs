@@ -20,6 +20,6 @@ pub(crate) use edit::edit;
 pub(crate) use fragment::{Unusual, first_fragment, later_fragment, read_unusual};
 pub(crate) use icmp::icmp;
 pub(crate) use maps::{Host, work};
-pub(crate) use parse::{TAG, ethertype, inner_ethertype, parse};
+pub(crate) use parse::{TAG, ethertype, forget, inner_ethertype, parse};
 pub(crate) use reject::reject;
 pub(crate) use world::World;
