@@ -30,6 +30,12 @@ pub trait Tables {
         Ok(content)
     }
 
+    /// These service ids are given up: what was counted for them goes.
+    fn forget_services(&mut self, _services: &[u32]) {}
+
+    /// Only these service ids are in use: what was counted for others goes.
+    fn keep_services(&mut self, _services: &BTreeSet<u32>) {}
+
     /// The map of this name had no room for a write: makes room if that is possible. It may take
     /// a while; the write is tried again later.
     fn relieve(&mut self, _full: &'static str) {}

@@ -134,7 +134,10 @@ fn check(rows: &[Row]) {
 /// The object with small maps, its programs not loaded yet.
 fn open() -> Ebpf {
     let mut loader = EbpfLoader::new();
-    for name in names::ALL.iter().filter(|name| **name != names::REASONS) {
+    for name in names::ALL
+        .iter()
+        .filter(|name| ![names::REASONS, names::RECENT, names::FRONTEND_PORTS].contains(*name))
+    {
         loader.map_max_entries(name, ENTRIES);
     }
     loader.load(OBJECT).expect("the maps can be made")

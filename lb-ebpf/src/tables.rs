@@ -95,6 +95,11 @@ pub trait Tables<F: Family> {
     /// Writes the next hop of a request entry.
     fn set_next_hop(&mut self, table: Table, key: &ConnKey<F::Addr>, address: [u8; 6]);
 
+    /// Writes at which version a request entry was found to be right.
+    fn set_validated(&mut self, table: Table, key: &ConnKey<F::Addr>, version: u32);
+    /// How often what flows of UDP of a service depend on has changed.
+    fn version(&self, service: u32) -> u32;
+
     /// The backend that a client keeps.
     fn affinity(&self, key: &AffinityKey<F::Addr>) -> Option<&Affinity>;
     /// Writes which backend a client keeps.

@@ -61,7 +61,7 @@ pub(super) struct KernelArgs {
           value_parser = clap::value_parser!(u8).range(0..=31))]
     masquerade_mark_bit: u8,
     /// Source ports of masqueraded connections, FIRST-LAST; several with commas. Ports that the
-    /// kernel gives to sockets (net.ipv4.ip_local_port_range) and those of --service-node-port-range
+    /// kernel gives to sockets (`net.ipv4.ip_local_port_range`) and those of --service-node-port-range
     /// are taken away from them.
     #[arg(long, value_name = "RANGE", value_delimiter = ',',
           default_values_t = PortRange::SNAT_DEFAULT)]

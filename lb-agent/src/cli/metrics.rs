@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the agent counts, in the text format of Prometheus, and the server that shows it.
 //!
-//! Names begin with `lb_`. Labels have few values: what grows with the number of Services is a
-//! number here and a list elsewhere (`lb-agent plan`, the log, Events).
+//! Names begin with `lb_`. Labels have few values, but for the counters of single Services, which have
+//! a limit (`per_service.rs`).
 //! **Invariant:** counting never fails and never waits; a server that cannot listen is tried again
 //! and stops nothing.
 
@@ -23,6 +23,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 use tracing::{info, warn};
 
+use super::per_service::PerService;
 use crate::reconcile::audit::AuditReport;
 use crate::reconcile::{Outcome, Reconciler};
 
@@ -117,6 +118,13 @@ impl Metrics {
             Unit::Seconds,
             self.update_seconds.clone(),
         );
+    }
+
+    /// Shows the counters of single Services too.
+    pub(super) fn show_services(&self, services: &PerService) {
+        let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = registry.sub_registry_with_prefix("lb");
+        all.register_collector(Box::new(services.clone()));
     }
 
     /// Takes note of one pass of the reconciler.

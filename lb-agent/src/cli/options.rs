@@ -29,7 +29,7 @@ pub(super) enum DetectLocalMode {
 /// Who answers at a cluster address that a device of this node has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(super) enum LocalClusterIpsName {
-    /// The host: `NodeLocal` DNSCache puts the address of the cluster's DNS on a device of its own.
+    /// The host: `NodeLocal DNSCache` puts the address of the cluster's DNS on a device of its own.
     #[default]
     Host,
     /// The Service's backends, as everywhere else.

@@ -19,6 +19,7 @@ use super::audits::{Audits, Due};
 use super::kernel::{KernelArgs, pod_source};
 use super::metrics::Metrics;
 use super::options::PlanningArgs;
+use super::per_service::PerService;
 use super::remember::Memory;
 use super::source::Source;
 use crate::datapath::{Datapath, DatapathConfig, Learner, Managed, Patterns};
@@ -88,6 +89,9 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:10249",
           value_parser = parse_bind_address)]
     metrics_bind_address: BindAddress,
+    /// Ports of Services that have counters of their own among the metrics, the first ones by name.
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    metrics_services_max: usize,
     /// How to write the log.
     #[arg(long, value_enum, default_value_t)]
     pub(super) log_format: LogFormat,
@@ -153,6 +157,10 @@ async fn serve(args: &RunArgs, settings: Settings) -> Result<(), String> {
     debug!(target: LATENCY, "the list begins");
     let started = source.start(args, &settings.node_name, content.is_empty(), sender)?;
     let metrics = Metrics::new();
+    datapath.tables().keep_services(&content.services());
+    let counters = datapath.counters().map_err(|e| error_chain(&e))?;
+    let counters = PerService::new(counters, args.metrics_services_max);
+    metrics.show_services(&counters);
     if let BindAddress(Some(address)) = args.metrics_bind_address {
         tokio::spawn(metrics.clone().serve(address));
     }
@@ -166,6 +174,7 @@ async fn serve(args: &RunArgs, settings: Settings) -> Result<(), String> {
         recorder: started.recorder,
         memory: Memory::new(started.state),
         metrics,
+        counters,
         audits: Audits::new(Duration::from_secs(args.audit_interval), &args.bpffs),
         learner: datapath.learner(),
         grown: datapath.grown(),
@@ -217,6 +226,7 @@ struct Service {
     recorder: Option<EventRecorder>,
     memory: Memory,
     metrics: Metrics,
+    counters: PerService,
     audits: Audits,
     managed: watch::Receiver<Managed>,
     /// Devices are followed; false only when that task has died.
@@ -361,6 +371,9 @@ impl Service {
             Extent::All => self.reconciler.sync(tables),
         };
         self.metrics.pass(outcome, &self.reconciler);
+        if let Some(ids) = self.reconciler.take_renamed() {
+            self.counters.name(ids);
+        }
         self.tell();
         if outcome.services >= MANY_SERVICES {
             memory::give_back();

@@ -5,11 +5,13 @@
 //! **Invariant:** one write is one bpf(2) call, or one for each of two maps while one takes the
 //! place of the other, and decides nothing; their order is `crate::diff`'s.
 
+use std::collections::BTreeSet;
 use std::io;
 
 use aya::maps::MapError;
 use lb_common::abi::{Backend, FrontendKey, SourceRange, names};
 
+use super::error::DatapathError;
 use super::maps::{FamilyMaps, Hash, KernelTables, MapFamily, Raw};
 use super::written::{Shared, Store, WriteError, lock};
 use crate::model::tables::{Op, TableOp};
@@ -17,12 +19,29 @@ use crate::tables::{ApplyError, DumpError, Tables};
 
 impl Tables for KernelTables {
     fn apply(&mut self, op: &Op) -> Result<(), ApplyError> {
+        let concerned = match op {
+            Op::V4(write) => self.v4.concerned(write),
+            Op::V6(write) => self.v6.concerned(write),
+            Op::PutSlot(..) | Op::DeleteSlot(_) => [None, None],
+        };
+        // ORDER: before the frontend, which no packet finds without it.
+        if let Some((port, proto)) = port_of(op) {
+            self.ports
+                .add(port, proto)
+                .map_err(|error| ApplyError::io(op, into_io(error)))?;
+        }
         let written = match op {
             Op::V4(write) => self.v4.apply(write),
             Op::V6(write) => self.v6.apply(write),
             Op::PutSlot(key, backend) => lock(&self.slots).put(key, *backend),
             Op::DeleteSlot(key) => lock(&self.slots).delete(key),
         };
+        // ORDER: after the write, and also after one that failed: nobody knows how far it came.
+        for service in concerned.into_iter().flatten() {
+            self.versions
+                .raise(service)
+                .map_err(|error| ApplyError::io(op, into_io(error)))?;
+        }
         written.map_err(|error| match error {
             WriteError::Full(limit, growth) => ApplyError::full(op, limit, growth),
             WriteError::Refused(error) => ApplyError::io(op, into_io(error)),
@@ -43,6 +62,21 @@ impl Tables for KernelTables {
             Op::V6(op) => self.v6.holds(op),
             Op::PutSlot(key, id) => holds(&self.slots, key, Some(id)),
             Op::DeleteSlot(key) => holds(&self.slots, key, None),
+        }
+    }
+
+    fn forget_services(&mut self, services: &[u32]) {
+        for service in services {
+            if let Err(error) = self.counters.clear(*service) {
+                warn_of_counters(&error);
+                return;
+            }
+        }
+    }
+
+    fn keep_services(&mut self, services: &BTreeSet<u32>) {
+        if let Err(error) = self.counters.retain(services) {
+            warn_of_counters(&error);
         }
     }
 
@@ -69,6 +103,28 @@ where
             TableOp::PutSourceRange(key) => lock(&self.ranges).put(key, ()),
             TableOp::DeleteSourceRange(key) => lock(&self.ranges).delete(key),
         }
+    }
+
+    /// The services whose flows of UDP must look at frontend and backend again after this write: the
+    /// one that the entry was of, and the one that it is of. An entry that cannot be read is as one
+    /// that is not there.
+    fn concerned(&self, op: &TableOp<A>) -> [Option<u32>; 2] {
+        let frontend = |key| {
+            let before = lock(&self.frontends).now().replaced(key);
+            before.ok().flatten().map(|before| before.service)
+        };
+        let backend = |id| {
+            let before = lock(&self.backends).now().replaced(id);
+            before.ok().flatten().map(|before| before.service)
+        };
+        let (before, after) = match op {
+            TableOp::PutFrontend(key, value) => (frontend(key), Some(value.service)),
+            TableOp::DeleteFrontend(key) => (frontend(key), None),
+            TableOp::PutBackend(id, value) => (backend(id), Some(value.service)),
+            TableOp::DeleteBackend(id) => (backend(id), None),
+            TableOp::PutSourceRange(_) | TableOp::DeleteSourceRange(_) => (None, None),
+        };
+        [before.filter(|before| Some(*before) != after), after]
     }
 
     fn walk<F: MapFamily<Addr = A>>(
@@ -98,6 +154,20 @@ where
             TableOp::DeleteSourceRange(key) => holds(&self.ranges, key, None),
         }
     }
+}
+
+/// Port and protocol of the frontend that a write makes.
+fn port_of(op: &Op) -> Option<(u16, u8)> {
+    match op {
+        Op::V4(TableOp::PutFrontend(key, _)) => Some((key.port, key.proto)),
+        Op::V6(TableOp::PutFrontend(key, _)) => Some((key.port, key.proto)),
+        _ => None,
+    }
+}
+
+/// Counters that stay are wrong for the next user of the id, and for nothing else.
+fn warn_of_counters(error: &DatapathError) {
+    tracing::warn!(error = crate::error_chain(error), "remove counters");
 }
 
 fn walk<K: bytemuck::Pod + Send, V: bytemuck::Pod + Send>(

@@ -182,13 +182,7 @@ impl Follower {
         }
         self.react(touched);
         self.look_for_unsettled();
-        if todo.addresses {
-            self.write_sources();
-        }
-        self.sources.routes_stale |= todo.routes;
-        if self.sources.routes_stale && self.sources.routes_due <= Instant::now() {
-            self.read_routes(handle).await;
-        }
+        self.follow_sources(&todo, handle).await;
         for index in todo.filters {
             self.check_filters(handle, index).await;
         }

@@ -19,9 +19,12 @@ use lb_common::abi::{
 use lb_common::{Family, Reason, V4, V6};
 
 use super::batch::Batches;
+use super::counters::ServiceCounters;
 use super::error::DatapathError;
 use super::grow::Caller;
 use super::pins::Pins;
+use super::port_set::FrontendPorts;
+use super::versions::Versions;
 use super::written::{Grow, Shared, Store, Written, lock};
 
 /// A key or value as the kernel sees it.
@@ -239,6 +242,9 @@ pub struct KernelTables {
     /// Who makes full maps larger; nobody without a running agent.
     pub(super) grower: Option<Caller>,
     reasons: PerCpuArray<MapData, u64>,
+    pub(super) counters: ServiceCounters,
+    pub(super) versions: Versions,
+    pub(super) ports: FrontendPorts,
 }
 
 impl KernelTables {
@@ -258,6 +264,9 @@ impl KernelTables {
             slots: open_written(pins, names::SLOTS)?,
             grower: None,
             reasons,
+            counters: ServiceCounters::open(pins)?,
+            versions: Versions::open(pins)?,
+            ports: FrontendPorts::open(pins)?,
         })
     }
 
@@ -301,7 +310,7 @@ where
     FrontendKey<A>: bytemuck::Pod + Send,
 {
     let frontends = lock(frontends);
-    for entry in frontends.now().iter() {
+    for entry in frontends.now() {
         let (Raw(key), Raw(frontend)) = entry.map_err(failed("read", frontends.name))?;
         if frontend.kind != Kind::NodePort as u8 {
             found.insert(key.address.into());

@@ -93,14 +93,14 @@ fn one_address_is_one_entry() {
 
 #[test]
 fn a_thousand_routes_by_the_same_router_are_no_entries() {
-    let mut text = NODE.to_owned();
-    for pod in 0..1000 {
-        text += &format!(
-            "\nroute 2 10.{}.{}.0/24 via 192.0.2.77",
-            pod / 250,
-            pod % 250
-        );
-    }
+    let routes = (0..1000).map(|pod| {
+        let (high, low) = (pod / 250, pod % 250);
+        format!(
+            "
+route 2 10.{high}.{low}.0/24 via 192.0.2.77"
+        )
+    });
+    let text = NODE.to_owned() + &routes.collect::<String>();
     assert_eq!(Node::new(&text).table(2), "0.0.0.0/0=192.0.2.10");
 }
 

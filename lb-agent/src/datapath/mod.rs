@@ -12,6 +12,7 @@
 mod apply;
 mod attach;
 mod batch;
+mod counters;
 mod devices;
 mod error;
 mod events;
@@ -24,11 +25,13 @@ mod maps;
 mod masquerade;
 mod netlink;
 mod pins;
+mod port_set;
 mod ports;
 mod prefixes;
 mod shapes;
 mod sizes;
 mod sweep;
+mod versions;
 mod view;
 mod written;
 
@@ -53,6 +56,7 @@ use sweep::Sweeper;
 use crate::model::cluster::ClusterFacts;
 
 pub use attach::{Filters, Hook, Mechanism, choose_mechanism};
+pub use counters::ServiceCounters;
 pub use devices::{Carries, LinkFacts, Managed, Patterns, PodSource, Role, classify};
 pub use error::DatapathError;
 pub use loader::Clock;
@@ -144,6 +148,7 @@ pub struct Counts {
 
 /// The running kernel side. Dropping it ends the following and the sweeping, not the forwarding.
 pub struct Datapath {
+    pins: Pins,
     tables: KernelTables,
     sweeper: Sweeper,
     grower: Grower,
@@ -198,9 +203,10 @@ impl Datapath {
             received,
         );
         let following = follower.start(config.audit).await?;
-        let grower = Grower::start(pins, wanted, tables.written(), switches)?;
+        let grower = Grower::start(pins.clone(), wanted, tables.written(), switches)?;
         tables.grower = Some(grower.caller());
         Ok(Self {
+            pins,
             tables,
             sweeper,
             grower,
@@ -214,6 +220,11 @@ impl Datapath {
     /// The tables to write plans to.
     pub fn tables(&mut self) -> &mut KernelTables {
         &mut self.tables
+    }
+
+    /// The counters of service ids, to read them.
+    pub fn counters(&self) -> Result<ServiceCounters, DatapathError> {
+        ServiceCounters::open(&self.pins)
     }
 
     /// The managed devices, as they are now and as they change.

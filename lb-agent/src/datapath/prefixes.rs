@@ -36,11 +36,11 @@ impl Prefixes {
         let mut add = |(table, prefix, address)| {
             held.entry(table).or_default().insert(prefix, address);
         };
-        for entry in v4.iter() {
+        for entry in &v4 {
             let (key, Raw(address)) = entry.map_err(failed("read", names::PREFIXES_V4))?;
             entry_of::<[u8; 4]>(&key, address).map(&mut add);
         }
-        for entry in v6.iter() {
+        for entry in &v6 {
             let (key, Raw(address)) = entry.map_err(failed("read", names::PREFIXES_V6))?;
             entry_of::<[u8; 16]>(&key, address).map(&mut add);
         }

@@ -9,7 +9,8 @@ use aya::maps::{MapInfo, MapType};
 use lb_common::Reason;
 use lb_common::abi::{
     Affinity, AffinityKey, Backend, Conn, ConnKey, Cursor, Fragment, FragmentKey, Frontend,
-    FrontendKey, Iface, PrefixKey, ServiceStats, SlotKey, SourceRangeKey, limits, names,
+    FrontendKey, Iface, PortSet, PrefixKey, Recent, ServiceStats, SlotKey, SourceRangeKey,
+    VERSIONS, limits, names,
 };
 
 use super::sizes::{Size, Sizes};
@@ -126,7 +127,6 @@ pub(super) fn shapes(chosen: Chosen, sizes: &Sizes) -> Vec<Shape> {
     type V4 = [u8; 4];
     type V6 = [u8; 16];
     let services = Entries::Exactly(limits::SERVICES);
-    let stats = Entries::Exactly(limits::SERVICE_STATS);
     let reasons = Entries::Object(u32::try_from(Reason::ALL.len()).unwrap_or(u32::MAX));
     vec![
         Shape::growing::<FrontendKey<V4>, Frontend>(names::FRONTENDS_V4, sizes.frontends),
@@ -145,7 +145,10 @@ pub(super) fn shapes(chosen: Chosen, sizes: &Sizes) -> Vec<Shape> {
         Shape::lru::<FragmentKey<V6>, Fragment>(names::FRAGMENTS_V6, limits::FRAGMENTS),
         Shape::prefixes::<V4>(names::PREFIXES_V4),
         Shape::prefixes::<V6>(names::PREFIXES_V6),
-        Shape::new::<u32, ServiceStats>(names::SERVICE_STATS, MapType::PerCpuHash, stats),
+        Shape::new::<u32, ServiceStats>(names::SERVICE_STATS, MapType::Array, services),
+        Shape::new::<u32, u32>(names::VERSIONS, MapType::Array, Entries::Exactly(VERSIONS)),
+        Shape::new::<u32, PortSet>(names::FRONTEND_PORTS, MapType::Array, Entries::Exactly(1)),
+        Shape::new::<u32, Recent>(names::RECENT, MapType::Array, Entries::Exactly(1)),
         Shape::ranges::<V4>(names::SRC_RANGES_V4, sizes.source_ranges),
         Shape::ranges::<V6>(names::SRC_RANGES_V6, sizes.source_ranges),
         Shape::hash::<u32, Iface>(names::IFACES, limits::IFACES),

@@ -103,6 +103,10 @@ pub struct Ids {
     by_key: BTreeMap<PortKey, u32>,
     ports: BTreeMap<u32, Port>,
     restored: BTreeMap<FrontendAddress, u32>,
+    /// Service ids that were given up and are still to be told.
+    released: Vec<u32>,
+    /// Owners have changed since the last call of `take_renamed`.
+    renamed: bool,
 }
 
 impl Ids {
@@ -117,6 +121,8 @@ impl Ids {
             by_key: BTreeMap::new(),
             ports: BTreeMap::new(),
             restored: BTreeMap::new(),
+            released: Vec::new(),
+            renamed: false,
         }
     }
 
@@ -195,6 +201,7 @@ impl Ids {
         }
         uid.clone_into(&mut port.uid);
         if known.is_none() {
+            self.renamed = true;
             port.owner = Some(key.clone());
             self.by_key.insert(key.clone(), id);
         }
@@ -359,6 +366,22 @@ impl Ids {
         }
     }
 
+    /// Takes the service ids that were given up since the last call; none of them is in use again
+    /// before [`Self::end_pass`].
+    pub fn take_released(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.released)
+    }
+
+    /// True when a service id has got or lost its owner since the last call.
+    pub fn take_renamed(&mut self) -> bool {
+        std::mem::take(&mut self.renamed)
+    }
+
+    /// Every service id that has an owner, in the order of the owners' names.
+    pub fn owned(&self) -> impl Iterator<Item = (&PortKey, u32)> {
+        self.by_key.iter().map(|(key, id)| (key, *id))
+    }
+
     /// Gives ids free that were settled since the last call.
     pub fn end_pass(&mut self) {
         self.services.rested();
@@ -371,6 +394,8 @@ impl Ids {
                 self.backends.give(backend.id);
             }
             self.services.give(service);
+            self.released.push(service);
+            self.renamed = true;
         }
     }
 }

@@ -119,7 +119,7 @@ impl TellsPods {
 }
 
 /// What becomes of a cluster address that is also on a device of this node, other than the one of
-/// an earlier proxy: `NodeLocal` DNSCache puts the one of the cluster's DNS there to answer itself.
+/// an earlier proxy: `NodeLocal DNSCache` puts the one of the cluster's DNS there to answer itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LocalClusterIps {
     /// The host's own sockets answer.

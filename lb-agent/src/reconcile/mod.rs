@@ -278,6 +278,11 @@ impl Reconciler {
         &self.ids
     }
 
+    /// The ids in use, if some service id has got or lost its owner since the last call.
+    pub fn take_renamed(&mut self) -> Option<&Ids> {
+        self.ids.take_renamed().then_some(&self.ids)
+    }
+
     /// Calls `each` with every Service, its rules and their context, in the order of their names.
     pub fn describe(
         &self,

@@ -92,6 +92,8 @@ impl Reconciler {
         for map in std::mem::take(&mut self.full) {
             tables.relieve(map);
         }
+        // ORDER: before the ids are free, while nobody counts with them.
+        tables.forget_services(&self.ids.take_released());
         self.ids.end_pass();
         outcome.pending = self.pending_len();
         outcome

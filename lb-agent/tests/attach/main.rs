@@ -12,11 +12,13 @@
     reason = "helpers of tests fail by panicking, and say on stderr why they skip"
 )]
 
+mod counters;
 mod devices;
 mod filling;
 mod foreign;
 mod grow;
 mod halted;
+mod idle;
 mod masquerade;
 mod pinned;
 mod restart;

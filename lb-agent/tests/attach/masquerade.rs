@@ -26,7 +26,7 @@ fn open_v6(bpffs: &Path) -> LpmTrie<MapData, [u8; 20], [u8; 16]> {
 /// `PREFIX=ADDRESS` of every entry of a table, in order.
 fn table(bpffs: &Path, table: u32) -> String {
     let mut found: Vec<(IpAddr, u32, IpAddr)> = Vec::new();
-    for entry in open_v4(bpffs).iter() {
+    for entry in &open_v4(bpffs) {
         let (key, value) = entry.unwrap();
         let data = key.data();
         let (number, address) = data.split_at(4);
@@ -35,7 +35,7 @@ fn table(bpffs: &Path, table: u32) -> String {
             found.push((address.into(), key.prefix_len() - 32, value.into()));
         }
     }
-    for entry in open_v6(bpffs).iter() {
+    for entry in &open_v6(bpffs) {
         let (key, value) = entry.unwrap();
         let data = key.data();
         let (number, address) = data.split_at(4);
@@ -164,7 +164,7 @@ fn addresses_and_routes_are_followed_as_they_come_and_go() {
         ip("route replace 10.99.0.0/16 via 192.0.2.1 dev eth0");
         eth0(two);
         ip("route replace default via 192.0.2.1 dev eth0 src 198.51.100.10");
-        eth0("0.0.0.0/0=198.51.100.10 192.0.2.0/24=192.0.2.10");
+        eth0("0.0.0.0/0=198.51.100.10 10.99.0.0/16=192.0.2.10 192.0.2.0/24=192.0.2.10");
         wait_until("the node's address", || {
             device(bpffs, "cali1").starts_with("0.0.0.0/0=198.51.100.10")
         });

@@ -14,7 +14,8 @@ use aya::{Ebpf, EbpfLoader};
 use bytemuck::Pod;
 use lb_common::Reason;
 use lb_common::abi::{
-    Backend, BackendState, Conn, ConnKey, Cursor, Frontend, FrontendKey, Iface, SlotKey, names,
+    Backend, BackendState, Conn, ConnKey, Cursor, Frontend, FrontendKey, Iface, PortSet, SlotKey,
+    names,
 };
 
 use super::support::{OBJECT, can_run};
@@ -130,7 +131,7 @@ impl Kernel {
                 names::CONNS_V4 | names::CONNS_V6 => sizes.connections,
                 // The kernel makes room long before such a table is full.
                 names::HALF_OPEN_V4 | names::HALF_OPEN_V6 => HALF_OPEN,
-                names::REASONS => continue,
+                names::REASONS | names::RECENT | names::FRONTEND_PORTS => continue,
                 _ => ENTRIES,
             };
             loader.map_max_entries(name, entries);
@@ -197,6 +198,7 @@ impl Kernel {
 
     pub(crate) fn put_frontend(&mut self, at: SocketAddr, proto: Proto, frontend: Frontend) {
         let (port, proto) = (at.port(), proto.number());
+        self.add_port(port, proto);
         match at.ip() {
             IpAddr::V4(a) => {
                 let key = FrontendKey::new(a.octets(), port, proto);
@@ -207,6 +209,15 @@ impl Kernel {
                 self.put(names::FRONTENDS_V6, key, frontend);
             }
         }
+    }
+
+    /// Makes a port one that frontends may have.
+    fn add_port(&mut self, port: u16, proto: u8) {
+        let map = self.ebpf.map_mut(names::FRONTEND_PORTS).unwrap();
+        let mut map = Array::<_, Plain<PortSet>>::try_from(map).unwrap();
+        let Plain(mut set) = map.get(&0, 0).unwrap();
+        set.insert(port, proto);
+        map.set(0, Plain(set), 0).unwrap();
     }
 
     pub(crate) fn remove_frontend(&mut self, at: SocketAddr, proto: Proto) {

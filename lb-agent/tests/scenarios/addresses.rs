@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Addresses of the node's devices that are addresses of Services too, as either comes and goes.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -67,7 +68,7 @@ fn warnings(bench: &Bench) -> Vec<String> {
 #[test]
 fn a_cluster_address_is_left_to_the_host_while_a_device_has_it() {
     let mut bench = bench(PlanOptions::default());
-    bench.take(Update::Reset(objects()));
+    bench.take(Update::reset(objects()));
     assert_eq!(served(&bench), [WEB, "10.0.0.11", "203.0.113.7"]);
     bench.writes();
     bench
@@ -88,7 +89,7 @@ fn a_cluster_address_is_left_to_the_host_while_a_device_has_it() {
 #[test]
 fn a_service_that_comes_to_an_address_of_a_device_is_left_to_the_host_from_the_start() {
     let mut bench = bench(PlanOptions::default());
-    bench.take(Update::Reset(Vec::new()));
+    bench.take(Update::reset(Vec::new()));
     bench.reconciler.receive_addresses(ips("10.0.0.10"));
     bench.apply(Object::Service(service("web", WEB)));
     assert_eq!(served(&bench), [""; 0]);
@@ -101,7 +102,7 @@ fn a_cluster_address_on_a_device_is_served_if_that_is_chosen() {
         local_cluster_ips: LocalClusterIps::Serve,
         ..PlanOptions::default()
     });
-    bench.take(Update::Reset(objects()));
+    bench.take(Update::reset(objects()));
     bench.writes();
     bench
         .reconciler
@@ -119,7 +120,7 @@ fn the_kernel_side_learns_which_addresses_belong_to_services() {
         Some(facts.service_addresses)
     };
     assert_eq!(learn(&mut bench), None, "before the first list");
-    bench.take(Update::Reset(objects()));
+    bench.take(Update::reset(objects()));
     assert_eq!(learn(&mut bench), Some(ips("")));
     assert_eq!(learn(&mut bench), None, "nothing has changed");
     // The Node object names the first one, whoever else does.
@@ -145,7 +146,7 @@ fn the_kernel_side_learns_the_pods_ranges_of_the_node_as_they_change() {
             ..PlanOptions::default()
         });
         let mut told = Vec::new();
-        bench.take(Update::Reset(Vec::new()));
+        bench.take(Update::reset(Vec::new()));
         told.push(bench.reconciler.take_cluster_facts().unwrap().pod_ranges);
         for pod_cidrs in [&["10.244.1.0/24"][..], &["10.244.2.0/24", "fd00:2::/64"]] {
             bench.apply(Object::Node(node(pod_cidrs)));

@@ -127,6 +127,11 @@ impl<F: Family> Tables<F> for Moving<'_, F> {
     fn unmark_conn(&mut self, _: Table, _: &ConnKey<F::Addr>, _: Direction, _: u8) {}
     fn set_next_hop(&mut self, _: Table, _: &ConnKey<F::Addr>, _: [u8; 6]) {}
 
+    fn set_validated(&mut self, _: Table, _: &ConnKey<F::Addr>, _: u32) {}
+    fn version(&self, _: u32) -> u32 {
+        1
+    }
+
     fn affinity(&self, _: &AffinityKey<F::Addr>) -> Option<&Affinity> {
         None
     }

@@ -11,10 +11,13 @@ mod conn;
 mod fragment;
 mod frontend;
 mod iface;
+mod port_set;
 mod prefix;
+mod recent;
 mod slot;
 mod source_range;
 mod stats;
+mod version;
 
 pub use affinity::{Affinity, AffinityKey};
 pub use backend::{Backend, BackendFlags, BackendState};
@@ -24,10 +27,13 @@ pub use conn::{
 pub use fragment::{Fragment, FragmentKey};
 pub use frontend::{Algorithm, Frontend, FrontendFlags, FrontendKey, Kind, Policy, Scope};
 pub use iface::{Iface, IfaceFlags};
+pub use port_set::PortSet;
 pub use prefix::{PREFIX_TABLE_BITS, Prefix, PrefixKey, PrefixTable};
+pub use recent::{RECENT, Recent};
 pub use slot::{List, SlotKey};
 pub use source_range::{SOURCE_RANGE_SERVICE_BITS, SourceRange, SourceRangeKey};
 pub use stats::ServiceStats;
+pub use version::{VERSIONS, version_index};
 
 /// Version of all layouts together; stored beside the pins, checked by the loader.
 pub const LAYOUT_VERSION: u32 = 3;
@@ -76,6 +82,12 @@ pub mod names {
     pub const FRAGMENTS_V6: &str = "FRAGMENTS_V6";
     /// Counters by service id.
     pub const SERVICE_STATS: &str = "SERVICE_STATS";
+    /// How often services have changed.
+    pub const VERSIONS: &str = "VERSIONS";
+    /// Tuples that may be of half-open flows.
+    pub const RECENT: &str = "RECENT";
+    /// Ports that frontends have.
+    pub const FRONTEND_PORTS: &str = "FRONTEND_PORTS";
     /// Managed devices by index.
     pub const IFACES: &str = "IFACES";
     /// Counters by reason.
@@ -101,6 +113,9 @@ pub mod names {
         FRAGMENTS_V4,
         FRAGMENTS_V6,
         SERVICE_STATS,
+        VERSIONS,
+        RECENT,
+        FRONTEND_PORTS,
         IFACES,
         REASONS,
     ];
@@ -135,8 +150,6 @@ pub mod limits {
     pub const PREFIXES: u32 = 65_536;
     /// Datagrams of one family that are under way in fragments.
     pub const FRAGMENTS: u32 = 8_192;
-    /// Service ids with counters.
-    pub const SERVICE_STATS: u32 = SERVICES;
     /// Source ranges of one family, to begin with.
     pub const SOURCE_RANGES: u32 = 65_536;
     /// Source ranges of one family at most: 16 for each service id.

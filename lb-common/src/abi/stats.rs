@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `SERVICE_STATS`: how often each service port was dialled, by service id.
 //!
-//! Counted per CPU when a flow begins. Packets and bytes are counted in the flows' own entries.
-//! **Invariant:** counters only grow while the entry exists; the agent removes the entry of a
-//! service id that is given up.
+//! An array, counted by all CPUs when a flow begins. Packets and bytes are counted in the flows' own
+//! entries.
+//! **Invariant:** counters only grow while a service has its id; the agent clears those of an id
+//! that is given up.
 
 use super::plain;
 
-/// Counters of one service port on one CPU.
+/// Counters of one service port.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct ServiceStats {

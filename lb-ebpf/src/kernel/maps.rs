@@ -5,11 +5,11 @@
 //! **Invariant:** one map, one place: nothing else declares any. `world.rs` reads and writes them.
 
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
-use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap};
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use aya_ebpf::macros::btf_map;
 use lb_common::abi::{
-    Affinity, AffinityKey, Backend, Conn, ConnKey, Cursor, Fragment, FragmentKey, Frontend,
-    FrontendKey, Iface, Prefix, ServiceStats, SlotKey, SourceRange, limits,
+    self, Affinity, AffinityKey, Backend, Conn, ConnKey, Cursor, Fragment, FragmentKey, Frontend,
+    FrontendKey, Iface, PortSet, Prefix, Recent, ServiceStats, SlotKey, SourceRange, limits,
 };
 use lb_common::{Reason, V4, V6};
 use lb_ebpf::limit::Bucket;
@@ -26,7 +26,7 @@ type HalfOpen<A> = LruHashMap<ConnKey<A>, Conn<A>, { limits::HALF_OPEN as usize 
 type Affinities<A> = LruHashMap<AffinityKey<A>, Affinity, { limits::AFFINITIES as usize }>;
 type Prefixes<A> = LpmTrie<Prefix<A>, A, { limits::PREFIXES as usize }>;
 type Fragments<A> = LruHashMap<FragmentKey<A>, Fragment, { limits::FRAGMENTS as usize }>;
-type Stats = PerCpuHashMap<u32, ServiceStats, { limits::SERVICE_STATS as usize }, ON_DEMAND>;
+type Stats = Array<ServiceStats, { limits::SERVICES as usize }>;
 type SourceRanges<A> = LpmTrie<SourceRange<A>, u8, { limits::SOURCE_RANGES as usize }>;
 type Works<A> = PerCpuArray<Work<A>, 1>;
 
@@ -68,7 +68,13 @@ static FRAGMENTS_V4: Fragments<[u8; 4]> = LruHashMap::new();
 #[btf_map]
 static FRAGMENTS_V6: Fragments<[u8; 16]> = LruHashMap::new();
 #[btf_map]
-pub(super) static SERVICE_STATS: Stats = PerCpuHashMap::new();
+pub(super) static SERVICE_STATS: Stats = Array::new();
+#[btf_map]
+pub(super) static VERSIONS: Array<u32, { abi::VERSIONS as usize }> = Array::new();
+#[btf_map]
+pub(super) static FRONTEND_PORTS: Array<PortSet, 1> = Array::new();
+#[btf_map]
+pub(super) static RECENT: Array<Recent, 1> = Array::new();
 #[btf_map]
 pub(super) static IFACES: HashMap<u32, Iface, { limits::IFACES as usize }, ON_DEMAND> =
     HashMap::new();

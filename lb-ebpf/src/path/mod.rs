@@ -144,6 +144,8 @@ pub struct Work<A> {
     pub table: Table,
     /// Whether a new flow goes where it says, with another source port.
     pub direct: bool,
+    /// The version that a new flow is right at; 0: none.
+    pub version: u32,
     /// Key of the entry for the other direction of a new flow.
     pub pair_key: ConnKey<A>,
     /// The entry for the other direction of a new flow.
@@ -185,6 +187,7 @@ where
             conn: Conn::zeroed(),
             table: Table::Established,
             direct: false,
+            version: 0,
             pair_key: ConnKey::zeroed(),
             pair: Conn::zeroed(),
             other_key: ConnKey::zeroed(),

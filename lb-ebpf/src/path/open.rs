@@ -46,6 +46,7 @@ fn open<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>) -> Re
         tables.count_service(service, Dialled::Rejected);
         return Err(reason);
     }
+    note_version(tables, work);
     let kept = affinity::kept_backend(tables, work);
     let position = if kept {
         0
@@ -105,6 +106,23 @@ fn admit<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>) -> R
     )
 }
 
+/// Notes the version at which a flow of UDP that begins now is right: that of the service, if the
+/// frontend is still the same after it was read, since what is looked up later is at least as new.
+#[inline(always)]
+fn note_version<F: Family, T: Tables<F>>(tables: &T, work: &mut Work<F::Addr>) {
+    work.version = 0;
+    if work.packet.proto != proto::UDP {
+        return;
+    }
+    let version = tables.version(work.frontend.service);
+    let same = tables.frontend(&work.frontend_key).is_some_and(|now| {
+        now.service == work.frontend.service && now.generation == work.frontend.generation
+    });
+    if same {
+        work.version = version;
+    }
+}
+
 /// Opens a flow that goes where it says, with another source port, because a flow through a
 /// frontend has its reply tuple.
 #[inline(always)]
@@ -121,6 +139,7 @@ fn open_direct<F: Family, T: Tables<F>>(
     work.frontend.generation = 0;
     work.frontend.pod_policy = 0;
     work.scope = Scope::Pod;
+    work.version = 0;
     let mut attempt = 0;
     while attempt < BACKEND_ATTEMPTS {
         attempt += 1;
@@ -160,6 +179,7 @@ fn prepare<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>, cl
     work.conn.epoch = work.backend.epoch;
     work.conn.generation = work.frontend.generation;
     work.conn.flags = masquerade_flag(work);
+    work.conn.validated = work.version;
     work.pair_key = ConnKey::new(
         (work.backend.address, work.backend.port),
         (packet.source, client_port),

@@ -37,9 +37,11 @@ pub fn request<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>
         packet.proto,
         Hook::Ingress,
     );
-    let opens = packet.proto == proto::UDP || packet.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN;
+    let opens = packet.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN;
     // One way in for each step, so that each is there once in the program.
-    let step = if opens {
+    let step = if packet.proto == proto::UDP {
+        datagram(tables, work)
+    } else if opens {
         opening(tables, work)
     } else if find(tables, work) && !flow::is_stray(tables, work) {
         Step::Apply
@@ -67,20 +69,71 @@ fn find<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>) -> bo
     true
 }
 
-/// A packet that opens a connection, or one of UDP, which may.
+/// A datagram: of a flow that keeps its backend, a reply to a masqueraded one, or the first one of a
+/// flow.
+#[inline(always)]
+fn datagram<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>) -> Step {
+    let found = find(tables, work);
+    let mut version = 0;
+    if found {
+        if work.conn.action == Action::UndoSnat as u8 {
+            return reply_or_stray(tables, work);
+        }
+        // ORDER: before the tables that it stands for.
+        version = tables.version(work.conn.service);
+        if work.conn.service != 0
+            && version != 0
+            && version == work.conn.validated
+            && has_reply(tables, work)
+        {
+            return Step::Apply;
+        }
+    }
+    if !look_up_frontend(tables, work) {
+        return direct(tables, work, found);
+    }
+    if !found || !may_continue(tables, work) {
+        return Step::Open;
+    }
+    tables.set_validated(work.table, &work.key, version);
+    Step::Apply
+}
+
+/// A reply to a masqueraded request, whose entry is in `work.conn`.
+#[inline(always)]
+fn reply_or_stray<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>) -> Step {
+    if flow::is_stray(tables, work) {
+        Step::Leave
+    } else {
+        Step::Apply
+    }
+}
+
+/// A packet that opens a connection.
 #[inline(always)]
 fn opening<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>) -> Step {
-    let packet = &work.packet;
-    work.frontend_key = FrontendKey::new(packet.destination, packet.destination_port, packet.proto);
-    let Some(frontend) = tables.frontend(&work.frontend_key) else {
-        return unclaimed(tables, work);
-    };
-    work.frontend.take_over(frontend);
-    if find(tables, work) && may_continue(tables, work) {
+    let is_for_us = look_up_frontend(tables, work);
+    let found = find(tables, work);
+    if !is_for_us {
+        return direct(tables, work, found);
+    }
+    if found && may_continue(tables, work) {
         Step::Apply
     } else {
         Step::Open
     }
+}
+
+/// Puts the frontend that the packet is for into the work record.
+#[inline(always)]
+fn look_up_frontend<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>) -> bool {
+    let packet = &work.packet;
+    work.frontend_key = FrontendKey::new(packet.destination, packet.destination_port, packet.proto);
+    let Some(frontend) = tables.frontend(&work.frontend_key) else {
+        return false;
+    };
+    work.frontend.take_over(frontend);
+    true
 }
 
 /// Whether the packet belongs to the flow in `work.conn` and that flow keeps its backend; otherwise
@@ -156,30 +209,13 @@ fn has_reply<F: Family, T: Tables<F>>(tables: &T, work: &mut Work<F::Addr>) -> b
     reply.is_some_and(|reply| reply.pair_key(&work.other_key) == work.key)
 }
 
-/// A packet that opens a flow, or of UDP, and is for no frontend: a reply to a masqueraded datagram,
-/// or direct traffic.
-#[inline(always)]
-fn unclaimed<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>) -> Step {
-    if work.packet.proto == proto::UDP
-        && tables.is_masquerade_port(work.packet.destination_port)
-        && find(tables, work)
-        && work.conn.action == Action::UndoSnat as u8
-    {
-        return if flow::is_stray(tables, work) {
-            Step::Leave
-        } else {
-            Step::Apply
-        };
-    }
-    direct(tables, work)
-}
-
 /// Direct traffic matters only when a flow through a frontend has the very tuple that this packet's
 /// reply will have: then its source port must change.
 ///
-/// Costs a connection of TCP four lookups when it opens, and every datagram of UDP two.
+/// `found` says that `work.conn` holds an entry of the packet's own tuple. Costs one lookup, and a
+/// second one when a half-open flow may have the tuple.
 #[inline(always)]
-fn direct<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>) -> Step {
+fn direct<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>, found: bool) -> Step {
     let packet = &work.packet;
     work.pair_key = ConnKey::new(
         (packet.destination, packet.destination_port),
@@ -187,10 +223,9 @@ fn direct<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>) -> 
         packet.proto,
         Hook::Egress,
     );
-    let is_tcp = packet.proto != proto::UDP;
     let collides =
         is_taken(tables, work, Table::Established) || is_taken(tables, work, Table::HalfOpen);
-    if (is_tcp || collides) && find(tables, work) && work.conn.action == Action::Dnat as u8 {
+    if found && work.conn.action == Action::Dnat as u8 {
         if work.conn.service == 0 && !ConnState::is_over(work.conn.state()) {
             return Step::Apply;
         }

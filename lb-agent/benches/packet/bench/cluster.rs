@@ -7,8 +7,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use bytemuck::Zeroable as _;
 use lb_common::abi::{
-    Backend, BackendFlags, BackendState, Frontend, FrontendKey, Kind, Policy, SlotKey, names,
+    Backend, BackendFlags, BackendState, Frontend, FrontendKey, Kind, Policy, PortSet, SlotKey,
+    names,
 };
 
 use super::kernel::Kernel;
@@ -105,6 +107,14 @@ impl Cluster {
                 }
             }
         }
+        let mut ports = PortSet::zeroed();
+        for proto in Proto::ALL {
+            ports.insert(SERVICE_PORT, proto.number());
+            for service in 0..self.services {
+                ports.insert(node_port(service), proto.number());
+            }
+        }
+        kernel.put_ports(&ports);
     }
 
     fn fill_service(self, kernel: &mut Kernel, family: Family, service: u32, proto: Proto) {

@@ -13,7 +13,8 @@ use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use bytemuck::Pod;
 use lb_common::abi::{
-    Conn, ConnKey, Iface, IfaceFlags, PREFIX_TABLE_BITS, Prefix, PrefixTable, names,
+    Conn, ConnKey, Iface, IfaceFlags, PREFIX_TABLE_BITS, PortSet, Prefix, PrefixTable, VERSIONS,
+    names,
 };
 use nix::time::{ClockId, clock_getres};
 
@@ -110,6 +111,20 @@ impl Kernel {
         let mut map = HashMap::<_, Plain<K>, Plain<V>>::try_from(map).expect("the layouts agree");
         map.insert(Plain(key), Plain(value), 0)
             .expect("there is room");
+    }
+
+    /// Says which ports frontends have, and that the tables of every service were written once.
+    pub(crate) fn put_ports(&mut self, ports: &PortSet) {
+        let map = self.shipped.map_mut(names::FRONTEND_PORTS);
+        let map = map.expect("the object has the map");
+        let mut map = Array::<_, Plain<PortSet>>::try_from(map).expect("the layouts agree");
+        map.set(0, Plain(*ports), 0).expect("the only element");
+        let map = self.shipped.map_mut(names::VERSIONS);
+        let map = map.expect("the object has the map");
+        let mut map = Array::<_, u32>::try_from(map).expect("the layouts agree");
+        for index in 0..VERSIONS {
+            map.set(index, 1, 0).expect("within the array");
+        }
     }
 
     /// Makes an address the node's own, and the one that everything is masqueraded with.

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::{Follower, warn};
 use crate::datapath::devices::PodSource;
+use crate::datapath::events::Todo;
 use crate::datapath::masquerade::{Masquerade, Table};
 use crate::datapath::netlink;
 use crate::datapath::prefixes::Prefixes;
@@ -74,6 +75,17 @@ impl Follower {
         }
         self.write_sources();
         self.report();
+    }
+
+    /// Acts on addresses and routes that have changed.
+    pub(super) async fn follow_sources(&mut self, todo: &Todo, handle: &Handle) {
+        if todo.addresses {
+            self.write_sources();
+        }
+        self.sources.routes_stale |= todo.routes;
+        if self.sources.routes_stale && self.sources.routes_due <= Instant::now() {
+            self.read_routes(handle).await;
+        }
     }
 
     /// Lists the routes anew and acts on what has changed.

@@ -113,10 +113,9 @@ pub(crate) fn service(object: &core::Service) -> Result<Service> {
 pub(crate) fn endpoint_slice(object: &discovery::EndpointSlice) -> Result<EndpointSlice> {
     let key = namespaced(&object.metadata)?;
     let family = match object.address_type.as_str() {
-        "IPv4" => IpFamily::V4,
         "IPv6" => IpFamily::V6,
-        // A family, because there must be one; nothing of it is ever served.
-        "FQDN" => IpFamily::V4,
+        // Names have a family only because there must be one; nothing of them is ever served.
+        "IPv4" | "FQDN" => IpFamily::V4,
         other => return error("addressType", format!("unknown address type {other:?}")),
     };
     let labels = object.metadata.labels.as_ref();

@@ -422,7 +422,7 @@ fn decode<T: Watched>(object: &[u8]) -> Decoded {
         Kind::Services | Kind::Nodes => None,
     };
     let item = Item {
-        reference: reference_of(T::KIND, meta.namespace, meta.name)?,
+        reference: reference_of(T::KIND, meta.namespace.as_deref(), meta.name)?,
         uid: meta.uid.unwrap_or_default(),
         object: Err(Unread {
             service,
@@ -436,7 +436,7 @@ fn item<T: Watched>(mut whole: T) -> Decoded {
     let meta = whole.meta();
     let version = meta.resource_version.take();
     let uid = meta.uid.clone().unwrap_or_default();
-    let reference = reference_of(T::KIND, meta.namespace.clone(), meta.name.clone())?;
+    let reference = reference_of(T::KIND, meta.namespace.as_deref(), meta.name.clone())?;
     let item = Item {
         reference,
         uid,
@@ -452,14 +452,14 @@ fn namespace(named: Option<&str>) -> &str {
 
 fn reference_of(
     kind: Kind,
-    namespace: Option<String>,
+    namespace: Option<&str>,
     name: Option<String>,
 ) -> Result<ObjectRef, String> {
     let name = name.filter(|name| !name.is_empty());
     let Some(name) = name else {
         return Err("an object without a name".to_owned());
     };
-    let namespace = self::namespace(namespace.as_deref()).to_owned();
+    let namespace = self::namespace(namespace).to_owned();
     Ok(match kind {
         Kind::Services => ObjectRef::Service(ServiceKey { namespace, name }),
         Kind::EndpointSlices => ObjectRef::EndpointSlice(SliceKey { namespace, name }),

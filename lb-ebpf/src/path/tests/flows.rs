@@ -33,6 +33,7 @@ both! {
     tcp_goes_on_when_its_backend_and_its_service_are_gone
     udp_leaves_a_backend_that_is_gone_and_late_answers_still_arrive
     udp_leaves_a_backend_whose_id_was_used_anew
+    udp_looks_at_its_backend_again_when_something_has_changed
     udp_of_a_deleted_service_is_no_longer_ours
     no_backend_is_refused_or_silent_as_the_frontend_says
     a_lookup_between_two_writes_reads_the_frontend_again
@@ -194,6 +195,27 @@ mod case {
         backend.address = F::address(BACKENDS, 7);
         let (_, new) = world.request(client, frontend, UDP, 0).unwrap();
         assert_eq!(new, (F::address(BACKENDS, 7), TARGET));
+    }
+
+    pub(super) fn udp_looks_at_its_backend_again_when_something_has_changed<F: Made>() {
+        let mut world = World::<F>::new();
+        let frontend = world.service(1, UDP, &[1]);
+        let client = (F::address(CLIENTS, 1), 40_000);
+        world.version = 1;
+        let (_, old) = world.request(client, frontend, UDP, 0).unwrap();
+        world.reply(old, client, UDP, 0).unwrap();
+        // As long as the version stays, the tables are not even looked at.
+
+        world.backends.clear();
+        world.service(1, UDP, &[2]);
+        assert_eq!(world.request(client, frontend, UDP, 0).unwrap().1, old);
+        world.version += 1;
+        let (_, new) = world.request(client, frontend, UDP, 0).unwrap();
+        assert_eq!(new, (F::address(BACKENDS, 2), TARGET));
+        world.frontends.clear();
+        world.version += 1;
+        let gone = world.request(client, frontend, UDP, 0);
+        assert_eq!(gone, Ok((client, frontend)));
     }
 
     pub(super) fn udp_of_a_deleted_service_is_no_longer_ours<F: Made>() {

@@ -114,6 +114,7 @@ impl<F: Made> Model<F> {
             }
         }
         self.world.backends.extend(kept);
+        self.world.version += 1;
         self.frontends.insert(service, frontend);
         self.pods.insert(service, pods);
         set_policy(&mut self.world, self.policy);

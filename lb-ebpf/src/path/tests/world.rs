@@ -70,6 +70,8 @@ pub(super) struct World<F: Made> {
     /// By table, then by address; none stands for all others.
     pub(super) prefixes: BTreeMap<u32, BTreeMap<Option<F::Addr>, F::Addr>>,
     pub(super) from_pod: bool,
+    /// 0: flows of UDP look at their tables each time.
+    pub(super) version: u32,
     pub(super) device: u32,
     pub(super) marked: bool,
     pub(super) by_mark: bool,
@@ -102,6 +104,7 @@ impl<F: Made> World<F> {
             admitted: BTreeSet::new(),
             prefixes: BTreeMap::new(),
             from_pod: true,
+            version: 0,
             device: 1,
             marked: false,
             by_mark: false,
@@ -357,6 +360,14 @@ impl<F: Made> Tables<F> for World<F> {
             conn.next_hop = address;
             conn.hop = Hop::Bridged as u8;
         }
+    }
+    fn set_validated(&mut self, table: Table, key: &ConnKey<F::Addr>, version: u32) {
+        if let Some(conn) = self.table_mut(table).get_mut(key) {
+            conn.validated = version;
+        }
+    }
+    fn version(&self, _service: u32) -> u32 {
+        self.version
     }
     fn affinity(&self, key: &AffinityKey<F::Addr>) -> Option<&Affinity> {
         self.affinities.get(key)
