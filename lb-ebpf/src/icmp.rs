@@ -78,6 +78,8 @@ struct Behind<'a, B> {
 }
 
 impl<B: Bytes> Bytes for Behind<'_, B> {
+    const WALKS: bool = B::WALKS;
+
     #[inline(always)]
     fn read<T: Pod>(&self, offset: u32) -> Option<T> {
         self.bytes.read(self.start + offset)
@@ -159,7 +161,7 @@ pub fn parse<F: Icmp, B: Bytes>(
     quoted: &mut Packet<F::Addr>,
 ) -> Option<()> {
     let outer = F::network(bytes)?;
-    if outer.proto != F::NUMBER {
+    if outer.proto != F::NUMBER || outer.later_fragment {
         return None;
     }
     let [message_type, _, c0, c1] = bytes.read::<[u8; 4]>(outer.l4)?;
@@ -175,6 +177,9 @@ pub fn parse<F: Icmp, B: Bytes>(
         start: message.quote,
     };
     let inner = F::network(&behind)?;
+    if inner.later_fragment {
+        return None;
+    }
     quoted.source = F::Addr::from_words(inner.source);
     quoted.destination = F::Addr::from_words(inner.destination);
     quoted.header_checksum = inner.checksum;

@@ -4,6 +4,8 @@
 #![deny(unsafe_code)]
 
 pub mod checksum;
+pub mod crc32c;
+pub mod extension;
 pub mod icmp;
 pub mod limit;
 pub mod packet;

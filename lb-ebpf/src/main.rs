@@ -24,10 +24,16 @@ mod hooks {
     use lb_ebpf::path::{self, Outcome};
     use lb_ebpf::tables::Tables;
 
-    use crate::kernel::{Host, World, edit, ethertype, icmp, parse, reject, work};
+    use crate::kernel::{
+        Host, TAG, Unusual, World, edit, ethertype, first_fragment, forget, icmp, inner_ethertype,
+        later_fragment, parse, read_unusual, reject, work,
+    };
 
     /// Length of an Ethernet header, in bytes.
     const ETHERNET: u32 = 14;
+    /// The same with an 802.1Q tag that lies in the frame itself. The kernel keeps tags beside the
+    /// frame, but a device that cannot insert them gets them in it.
+    const TAGGED: u32 = ETHERNET + 4;
 
     /// tc ingress of a device with Ethernet headers.
     #[classifier]
@@ -63,18 +69,20 @@ mod hooks {
 
     #[inline(always)]
     fn ingress<const L2: u32>(ctx: &TcContext) -> i32 {
-        let protocol = ethertype(ctx);
+        let (protocol, l2) = link::<L2>(ctx);
         if protocol == V4::ETHERTYPE {
-            return action::<V4, L2>(
+            return action::<V4>(
                 ctx,
+                l2,
                 true,
                 path::request::<V4, World>,
                 path::begin::<V4, World>,
             );
         }
         if protocol == V6::ETHERTYPE {
-            return action::<V6, L2>(
+            return action::<V6>(
                 ctx,
+                l2,
                 true,
                 path::request::<V6, World>,
                 path::begin::<V6, World>,
@@ -85,18 +93,20 @@ mod hooks {
 
     #[inline(always)]
     fn egress<const L2: u32>(ctx: &TcContext) -> i32 {
-        let protocol = ethertype(ctx);
+        let (protocol, l2) = link::<L2>(ctx);
         if protocol == V4::ETHERTYPE {
-            return action::<V4, L2>(
+            return action::<V4>(
                 ctx,
+                l2,
                 false,
                 path::reply::<V4, World>,
                 path::begin_reply::<V4, World>,
             );
         }
         if protocol == V6::ETHERTYPE {
-            return action::<V6, L2>(
+            return action::<V6>(
                 ctx,
+                l2,
                 false,
                 path::reply::<V6, World>,
                 path::begin_reply::<V6, World>,
@@ -105,10 +115,21 @@ mod hooks {
         TC_ACT_UNSPEC
     }
 
+    /// The ethertype and the length of the link-layer header, where that has `L2` bytes as a rule.
+    #[inline(always)]
+    fn link<const L2: u32>(ctx: &TcContext) -> (u16, u32) {
+        let protocol = ethertype(ctx);
+        if L2 == ETHERNET && protocol == TAG {
+            return (inner_ethertype(ctx), TAGGED);
+        }
+        (protocol, L2)
+    }
+
     /// Parses, decides, carries out.
     #[inline(always)]
-    fn action<F: Host + Icmp, const L2: u32>(
+    fn action<F: Host + Icmp>(
         ctx: &TcContext,
+        l2: u32,
         at_ingress: bool,
         step: impl FnOnce(&mut World, &mut path::Work<F::Addr>) -> Outcome,
         begin: impl FnOnce(&mut World, &mut path::Work<F::Addr>) -> Outcome,
@@ -116,30 +137,40 @@ mod hooks {
         let Some(work) = work::<F>() else {
             return TC_ACT_UNSPEC;
         };
-        if parse::<F, L2>(ctx, &mut work.packet).is_none() {
-            return icmp::<F>(ctx.skb.skb, L2, at_ingress);
+        if parse::<F>(ctx, l2, &mut work.packet).is_none() {
+            match read_unusual::<F>(ctx.skb.skb, l2) {
+                Unusual::Read => {}
+                Unusual::LaterFragment => {
+                    return later_fragment::<F>(ctx.skb.skb, l2, at_ingress);
+                }
+                Unusual::Other => return icmp::<F>(ctx.skb.skb, l2, at_ingress),
+            }
         }
-        let mut world = World::new(ctx, L2);
+        let work = forget(work);
+        let mut world = World::new(ctx, l2);
         let mut outcome = step(&mut world, work);
         if outcome == Outcome::Begin {
             outcome = begin(&mut world, work);
         }
         if outcome == Outcome::Edit {
-            outcome = edit::<F, L2>(ctx, work).into();
+            outcome = edit::<F>(ctx, l2, work).into();
+            if work.packet.first_fragment {
+                first_fragment::<F>(ctx.skb.skb, l2, at_ingress);
+            }
         }
         match outcome {
             Outcome::Pass | Outcome::Edit | Outcome::Begin => TC_ACT_UNSPEC,
-            Outcome::Refused(reason) => refuse::<F, L2>(ctx, &mut world, reason),
+            Outcome::Refused(reason) => refuse::<F>(ctx, l2, &mut world, reason),
         }
     }
 
     /// Counts a reason and turns its class into an action.
     #[inline(always)]
-    fn refuse<F: Host, const L2: u32>(ctx: &TcContext, world: &mut World, reason: Reason) -> i32 {
+    fn refuse<F: Host>(ctx: &TcContext, l2: u32, world: &mut World, reason: Reason) -> i32 {
         Tables::<F>::count(world, reason);
         match reason.class() {
             Class::Drop => TC_ACT_SHOT,
-            Class::Reject => reject::<F>(ctx.skb.skb, L2),
+            Class::Reject => reject::<F>(ctx.skb.skb, l2),
             Class::Pass | Class::Note => TC_ACT_UNSPEC,
         }
     }

@@ -3,14 +3,20 @@
 //!
 //! Reading goes through [`Bytes`], so the same code runs on a socket buffer and on a slice.
 //! **Invariant:** nothing beyond a checked bound is read; what cannot be read is "not ours".
-//! IPv6 extension headers are not walked: such packets are left to the stack.
+//! Extension headers and later fragments are read only where [`Bytes::WALKS`] says so, because no
+//! other packet shall pay for them.
 
 use bytemuck::{Pod, Zeroable};
 use lb_common::abi::proto;
 use lb_common::{Address, Family, V4, V6};
 
+use crate::extension;
+
 /// Bytes of a packet from its network header on.
 pub trait Bytes {
+    /// Whether packets are read that few are like: behind extension headers, and later fragments.
+    const WALKS: bool = false;
+
     /// The value that lies `offset` bytes behind the start of the network header, or none when
     /// the packet is shorter.
     fn read<T: Pod>(&self, offset: u32) -> Option<T>;
@@ -52,6 +58,16 @@ struct Ports {
     destination: [u8; 2],
 }
 
+/// Bytes 8 to 15 of a packet of SCTP: checksum, and the first chunk (RFC 9260, 3.1 and 3.2).
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C, align(4))]
+struct SctpControl {
+    checksum: [u8; 4],
+    chunk: u8,
+    chunk_flags: u8,
+    chunk_length: [u8; 2],
+}
+
 /// Bytes 12 to 15 of a TCP header.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C, align(4))]
@@ -78,10 +94,29 @@ const TCP_CHECKSUM: u32 = 16;
 const UDP_CHECKSUM: u32 = 6;
 /// Length of a TCP header without options, in bytes.
 const TCP_HEADER: u32 = 20;
+const SCTP_CHECKSUM: u32 = 8;
 /// Length of a UDP header, in bytes.
 const UDP_HEADER: u32 = 8;
+/// Length of an SCTP header and the beginning of its first chunk, in bytes.
+const SCTP_HEADER: u32 = 16;
 
-/// What is known of a packet of TCP or UDP.
+/// What the first chunk of a packet of SCTP does to its association, in the flags of TCP.
+#[inline(always)]
+const fn sctp_flags(chunk: u8) -> u8 {
+    match chunk {
+        // INIT, INIT ACK.
+        1 => tcp::SYN,
+        2 => tcp::SYN | tcp::ACK,
+        // ABORT.
+        6 => tcp::RST,
+        // SHUTDOWN, SHUTDOWN COMPLETE; SHUTDOWN ACK.
+        7 | 14 => tcp::FIN,
+        8 => tcp::FIN | tcp::ACK,
+        _ => tcp::ACK,
+    }
+}
+
+/// What is known of a packet of TCP, UDP or SCTP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Packet<A> {
@@ -95,7 +130,7 @@ pub struct Packet<A> {
     pub destination_port: u16,
     /// Protocol number.
     pub proto: u8,
-    /// Flags of TCP, see [`tcp`]; 0 for UDP.
+    /// Flags of TCP, see [`tcp`]; 0 for UDP, for SCTP what its first chunk would be in TCP.
     pub tcp_flags: u8,
     /// IPv4 header checksum as on the wire.
     pub header_checksum: [u8; 2],
@@ -104,6 +139,12 @@ pub struct Packet<A> {
     /// True for the first of several fragments: the ports are here, the rest of the datagram is
     /// not.
     pub first_fragment: bool,
+    /// True for a later one, which has no ports.
+    pub later_fragment: bool,
+    /// Identification of the datagram as on the wire, of a fragment.
+    pub fragment_id: u32,
+    /// Bytes from the start of the network header to the end of the packet, as the header says.
+    pub length: u32,
 }
 
 impl<A: Address> Packet<A> {
@@ -119,6 +160,9 @@ impl<A: Address> Packet<A> {
             header_checksum: [0; 2],
             l4: 0,
             first_fragment: false,
+            later_fragment: false,
+            fragment_id: 0,
+            length: 0,
         }
     }
 }
@@ -128,10 +172,10 @@ impl<A> Packet<A> {
     #[inline(always)]
     pub fn checksum_offset(&self) -> u32 {
         self.l4
-            + if self.proto == proto::TCP {
-                TCP_CHECKSUM
-            } else {
-                UDP_CHECKSUM
+            + match self.proto {
+                proto::TCP => TCP_CHECKSUM,
+                proto::SCTP => SCTP_CHECKSUM,
+                _ => UDP_CHECKSUM,
             }
     }
 }
@@ -147,6 +191,8 @@ pub struct Network {
     /// Bytes from the start of the network header to the end of the packet, or [`OVERSIZED`].
     pub(crate) length: u32,
     first_fragment: bool,
+    pub(crate) later_fragment: bool,
+    fragment_id: u32,
 }
 
 /// The part of parsing that differs between the families.
@@ -163,8 +209,8 @@ impl Parse for V4 {
         let header: Ipv4Header = bytes.read(0)?;
         let l4 = u32::from(header.version_length & 0x0f) * 4;
         let fragment = u16::from_be_bytes(header.fragment);
-        // A later fragment has no ports: nothing can be known of it here.
-        if header.version_length >> 4 != 4 || l4 < 20 || fragment & OFFSET_MASK != 0 {
+        let later_fragment = fragment & OFFSET_MASK != 0;
+        if header.version_length >> 4 != 4 || l4 < 20 || (later_fragment && !B::WALKS) {
             return None;
         }
         Some(Network {
@@ -174,7 +220,9 @@ impl Parse for V4 {
             checksum: header.checksum,
             l4,
             length: length(header.total_length, 0),
-            first_fragment: fragment & MORE != 0,
+            first_fragment: fragment & (MORE | OFFSET_MASK) == MORE,
+            later_fragment,
+            fragment_id: u32::from(u16::from_ne_bytes(header.id)),
         })
     }
 }
@@ -187,7 +235,7 @@ impl Parse for V6 {
         if header.version_flow[0] >> 4 != 6 {
             return None;
         }
-        Some(Network {
+        let mut network = Network {
             source: header.source,
             destination: header.destination,
             proto: header.next_header,
@@ -195,20 +243,44 @@ impl Parse for V6 {
             l4: LENGTH,
             length: length(header.payload_length, LENGTH),
             first_fragment: false,
-        })
+            later_fragment: false,
+            fragment_id: 0,
+        };
+        if B::WALKS && extension::is_extension(header.next_header) {
+            let walked = extension::walk(bytes, header.next_header, LENGTH)?;
+            network.proto = walked.proto;
+            network.l4 = walked.l4;
+            network.first_fragment = walked.first_fragment;
+            network.later_fragment = walked.later_fragment;
+            network.fragment_id = walked.id;
+        }
+        Some(network)
     }
 }
 
-/// Reads the headers of a packet of TCP or UDP; none when it is neither, malformed, truncated or
-/// a later fragment, all of which are left to the stack.
+/// Reads the headers of a packet of TCP, UDP or SCTP; none when it is of none, malformed or
+/// truncated, all of which are left to the stack.
 #[inline(always)]
 pub fn parse<F: Parse, B: Bytes>(bytes: &B, packet: &mut Packet<F::Addr>) -> Option<()> {
     let network = F::network(bytes)?;
     let header = match network.proto {
         proto::TCP => TCP_HEADER,
         proto::UDP => UDP_HEADER,
+        proto::SCTP => SCTP_HEADER,
         _ => return None,
     };
+    packet.source = F::Addr::from_words(network.source);
+    packet.destination = F::Addr::from_words(network.destination);
+    packet.proto = network.proto;
+    packet.header_checksum = network.checksum;
+    packet.l4 = network.l4;
+    packet.length = network.length;
+    packet.first_fragment = network.first_fragment;
+    packet.later_fragment = network.later_fragment;
+    packet.fragment_id = network.fragment_id;
+    if network.later_fragment {
+        return Some(());
+    }
     if network.length < network.l4 + header {
         return None;
     }
@@ -225,18 +297,15 @@ pub fn parse<F: Parse, B: Bytes>(bytes: &B, packet: &mut Packet<F::Addr>) -> Opt
         // The checksum that will be changed lies behind the control bytes.
         bytes.read::<[u8; 4]>(network.l4 + TCP_CHECKSUM)?;
         flags = control.flags;
+    } else if network.proto == proto::SCTP {
+        let control: SctpControl = bytes.read(network.l4 + SCTP_CHECKSUM)?;
+        flags = sctp_flags(control.chunk);
     } else {
         bytes.read::<[u8; 4]>(network.l4 + 4)?;
     }
-    packet.source = F::Addr::from_words(network.source);
-    packet.destination = F::Addr::from_words(network.destination);
     packet.source_port = u16::from_be_bytes(ports.source);
     packet.destination_port = u16::from_be_bytes(ports.destination);
-    packet.proto = network.proto;
     packet.tcp_flags = flags;
-    packet.header_checksum = network.checksum;
-    packet.l4 = network.l4;
-    packet.first_fragment = network.first_fragment;
     Some(())
 }
 

@@ -104,7 +104,7 @@ impl Case {
     pub(crate) fn opening(&self, destination: SocketAddr) -> Segment {
         let segment = Segment::new(self.proto, self.client(), destination);
         match self.proto {
-            Proto::Tcp => segment.flags(SYN),
+            Proto::Tcp | Proto::Sctp => segment.flags(SYN),
             Proto::Udp => segment.payload(b"where am I?"),
         }
     }
@@ -113,7 +113,7 @@ impl Case {
     pub(crate) fn answer(&self, source: SocketAddr, client: SocketAddr) -> Segment {
         let segment = Segment::new(self.proto, source, client);
         match self.proto {
-            Proto::Tcp => segment.flags(SYN | ACK),
+            Proto::Tcp | Proto::Sctp => segment.flags(SYN | ACK),
             Proto::Udp => segment.payload(b"hostnames-0uton"),
         }
     }
@@ -358,6 +358,9 @@ macro_rules! each {
     };
     (udp: $($function:ident),* $(,)?) => {
         $(each!(@ $function [udp_over_ipv4 Udp V4, udp_over_ipv6 Udp V6]);)*
+    };
+    (sctp: $($function:ident),* $(,)?) => {
+        $(each!(@ $function [sctp_over_ipv4 Sctp V4, sctp_over_ipv6 Sctp V6]);)*
     };
     (ipv4: $($function:ident),* $(,)?) => {
         $(each!(@ $function [tcp_over_ipv4 Tcp V4, udp_over_ipv4 Udp V4]);)*

@@ -7,7 +7,7 @@ use lb_common::Reason;
 use lb_common::abi::{ConnFlags, ConnState, Frontend, Policy};
 
 use super::case::{
-    CLIENT_PORT, Case, Family, Flow, HOSTNAMES, OTHER, Step, backend_id, each, entries, frontend,
+    CLIENT_PORT, Case, Family, Flow, HOSTNAMES, OTHER, backend_id, each, entries, frontend,
 };
 use super::kernel::{Hook, Sizes, Verdict};
 use super::life::data;
@@ -19,11 +19,6 @@ each! {
     missing_slot_is_counted,
     missing_backend_is_counted,
     backend_of_another_service_is_counted,
-}
-each! { ipv4:
-    first_fragment_to_a_frontend_is_dropped,
-    first_fragment_elsewhere_is_left_alone,
-    first_fragment_in_the_middle_of_a_flow_is_dropped,
 }
 
 fn silent_frontend_without_backends_drops_and_counts(case: &mut Case) {
@@ -76,40 +71,6 @@ fn backend_of_another_service_is_counted(case: &mut Case) {
     case.kernel.put_slot(HOSTNAMES, 0, backend_id(OTHER, 1));
     let request = case.opening(case.vip(HOSTNAMES));
     case.drops("a foreign backend", &request, Reason::TableMiss);
-}
-
-/// Fragments of a translated flow would arrive in parts, of which only the first can be told.
-fn first_fragment_to_a_frontend_is_dropped(case: &mut Case) {
-    case.serve(HOSTNAMES, &[0]);
-    let mut request = case.opening(case.vip(HOSTNAMES)).payload(&[7; 64]);
-    request.more_fragments = true;
-    case.drops("the first fragment", &request, Reason::Fragment);
-}
-
-fn first_fragment_elsewhere_is_left_alone(case: &mut Case) {
-    case.serve(HOSTNAMES, &[0]);
-    let mut request = case.opening(case.vip(OTHER)).payload(&[7; 64]);
-    request.more_fragments = true;
-    case.leaves_alone("not to a frontend", Hook::Ingress, &request.frame());
-    case.leaves_alone("not from a backend", Hook::Egress, &request.frame());
-}
-
-fn first_fragment_in_the_middle_of_a_flow_is_dropped(case: &mut Case) {
-    case.serve(HOSTNAMES, &[0]);
-    let flow = case.establish(HOSTNAMES, 0);
-    for (from_client, hook, count) in [(true, Hook::Ingress, 1), (false, Hook::Egress, 2)] {
-        let mut segment = data(case, from_client, &flow);
-        segment.more_fragments = true;
-        case.check(Step {
-            description: "a first fragment",
-            hook,
-            input: segment.frame(),
-            verdict: Verdict::Drop,
-            output: segment.frame(),
-            counters: &[(Reason::Fragment, count)],
-            entries: flow.entries(),
-        });
-    }
 }
 
 /// Opens a flow in a table with room for `connections` entries, then tries a second one.

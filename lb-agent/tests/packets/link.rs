@@ -8,13 +8,14 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::case::{Case, Family, Flow, HOSTNAMES, each};
-use super::kernel::Hook;
+use super::case::{Case, Family, Flow, HOSTNAMES, Step, each};
+use super::kernel::{Hook, Verdict};
 use super::wire::Segment;
 
 each! {
     device_without_link_layer_headers_is_translated_there_and_back,
     programs_for_such_devices_leave_other_packets_alone,
+    tag_in_the_frame_itself_is_looked_behind,
 }
 
 /// An address whose bytes, at the place of the ethertype, are the ethertype: 8.0.0.x has 0x0800 in
@@ -77,4 +78,39 @@ fn programs_for_such_devices_leave_other_packets_alone(case: &mut Case) {
     // With an Ethernet header, the network header is not where these programs look for it.
     let framed = case.opening(flow.frontend);
     case.leaves_alone("a frame", Hook::IngressL3, &framed.frame());
+}
+
+/// The frame with an 802.1Q tag of VLAN 100.
+fn tagged(segment: &Segment) -> Vec<u8> {
+    let frame = segment.frame();
+    [&frame[..12], &[0x81, 0, 0, 100], &frame[12..]].concat()
+}
+
+fn tag_in_the_frame_itself_is_looked_behind(case: &mut Case) {
+    case.serve(HOSTNAMES, &[0]);
+    let flow = case.establish(HOSTNAMES, 0);
+    let request = super::life::data(case, true, &flow);
+    let reply = super::life::data(case, false, &flow);
+    for (hook, input, output) in [
+        (Hook::Ingress, &request, &request.to(flow.backend)),
+        (Hook::Egress, &reply, &reply.from(flow.frontend)),
+    ] {
+        case.check(Step {
+            description: "tagged",
+            hook,
+            input: tagged(input),
+            verdict: Verdict::Pass,
+            output: tagged(output),
+            counters: &[],
+            entries: flow.entries(),
+        });
+        let frame = input.frame();
+        let twice = [
+            &frame[..12],
+            &[0x81, 0, 0, 100, 0x81, 0, 0, 200],
+            &frame[12..],
+        ]
+        .concat();
+        case.leaves_alone("tagged twice", hook, &twice);
+    }
 }

@@ -17,6 +17,7 @@ mod case;
 mod checksums;
 mod collisions;
 mod drops;
+mod fragments;
 mod icmp;
 mod kernel;
 mod life;
@@ -26,6 +27,7 @@ mod message;
 mod neighbours;
 mod reject;
 mod reselect;
+mod sctp;
 mod spread;
 #[path = "../support/mod.rs"]
 mod support;

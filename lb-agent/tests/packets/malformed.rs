@@ -30,6 +30,7 @@ fn header(proto: Proto) -> usize {
     match proto {
         Proto::Tcp => 20,
         Proto::Udp => 8,
+        Proto::Sctp => 16,
     }
 }
 

@@ -182,7 +182,7 @@ fn frontend_that_is_gone_is_left_to_the_stack(case: &mut Case) {
     case.kernel.remove_frontend(flow.frontend, case.proto);
     let datagram_or_new = match case.proto {
         Proto::Udp => request,
-        Proto::Tcp => request.from((case.client().ip(), 40_001).into()),
+        Proto::Tcp | Proto::Sctp => request.from((case.client().ip(), 40_001).into()),
     };
     case.leaves_alone("no frontend", Hook::Ingress, &datagram_or_new.frame());
 }

@@ -28,6 +28,7 @@ pub(crate) const ACK: u8 = 16;
 pub(crate) enum Proto {
     Tcp,
     Udp,
+    Sctp,
 }
 
 impl Proto {
@@ -36,11 +37,12 @@ impl Proto {
         match self {
             Self::Tcp => proto::TCP,
             Self::Udp => proto::UDP,
+            Self::Sctp => proto::SCTP,
         }
     }
 }
 
-/// One packet of TCP or UDP.
+/// One packet of TCP, UDP or SCTP.
 #[derive(Clone, Debug)]
 pub(crate) struct Segment {
     pub(crate) source: SocketAddr,
@@ -51,7 +53,7 @@ pub(crate) struct Segment {
     pub(crate) payload: Vec<u8>,
     /// Options of IPv4, a multiple of four bytes.
     pub(crate) ip_options: Vec<u8>,
-    /// UDP only: the field is zero.
+    /// UDP and SCTP: the field is zero.
     pub(crate) without_checksum: bool,
     /// IPv4 only: another fragment follows.
     pub(crate) more_fragments: bool,
@@ -138,6 +140,7 @@ impl Segment {
         match self.proto {
             Proto::Tcp => self.tcp(),
             Proto::Udp => self.udp(),
+            Proto::Sctp => self.sctp(),
         }
     }
 
@@ -194,6 +197,33 @@ impl Segment {
         [&header.to_bytes(), self.payload.as_slice()].concat()
     }
 
+    /// A header and one chunk, whose type says what the flags would say of TCP.
+    fn sctp(&self) -> Vec<u8> {
+        let chunk = match self.flags {
+            flags if flags & RST != 0 => 6,
+            flags if flags & (SYN | ACK) == SYN | ACK => 2,
+            flags if flags & SYN != 0 => 1,
+            flags if flags & FIN != 0 => 7,
+            _ => 0,
+        };
+        let [l0, l1] = u16::try_from(4 + self.payload.len()).unwrap().to_be_bytes();
+        let ports = [
+            self.source.port().to_be_bytes(),
+            self.destination.port().to_be_bytes(),
+        ];
+        let mut packet = [
+            &ports.concat()[..],
+            &[1, 2, 3, 4, 0, 0, 0, 0, chunk, 3, l0, l1],
+        ]
+        .concat();
+        packet.extend(&self.payload);
+        if !self.without_checksum {
+            let sum = crc32c(&packet).to_le_bytes();
+            packet[8..12].copy_from_slice(&sum);
+        }
+        packet
+    }
+
     /// Where the network header starts.
     pub(crate) fn network(&self) -> usize {
         if self.macs.is_some() { ETHERNET } else { 0 }
@@ -215,6 +245,7 @@ impl Segment {
             + match self.proto {
                 Proto::Tcp => 16,
                 Proto::Udp => 6,
+                Proto::Sctp => 8,
             };
         u16::from_be_bytes([frame[at], frame[at + 1]])
     }
@@ -255,4 +286,69 @@ pub(crate) fn internet_checksum(parts: &[&[u8]]) -> [u8; 2] {
         sum = (sum & 0xffff) + (sum >> 16);
     }
     (!u16::try_from(sum).unwrap()).to_be_bytes()
+}
+
+/// CRC32c, bit by bit (RFC 9260, appendix A).
+fn crc32c(bytes: &[u8]) -> u32 {
+    let mut crc = u32::MAX;
+    for &byte in bytes {
+        crc ^= u32::from(byte);
+        for _ in 0..8 {
+            let carry = if crc & 1 == 1 { 0x82f6_3b78 } else { 0 };
+            crc = (crc >> 1) ^ carry;
+        }
+    }
+    !crc
+}
+
+/// Cuts a frame of IP into fragments of at most `size` bytes of payload, a multiple of eight.
+pub(crate) fn fragments(frame: &[u8], size: usize) -> Vec<Vec<u8>> {
+    let (link, packet) = frame.split_at(ETHERNET);
+    let is_v4 = packet[0] >> 4 == 4;
+    let header = if is_v4 {
+        usize::from(packet[0] & 15) * 4
+    } else {
+        40
+    };
+    let (header, payload) = packet.split_at(header);
+    let count = payload.len().div_ceil(size);
+    let cut = |(index, part): (usize, &[u8])| {
+        let offset = u16::try_from(index * size).unwrap();
+        let more = index + 1 < count;
+        let mut header = header.to_vec();
+        if is_v4 {
+            let length = u16::try_from(header.len() + part.len()).unwrap();
+            header[2..4].copy_from_slice(&length.to_be_bytes());
+            let field = offset / 8 | if more { 0x2000 } else { 0 };
+            header[6..8].copy_from_slice(&field.to_be_bytes());
+            header[10..12].copy_from_slice(&[0, 0]);
+            let sum = internet_checksum(&[&header]);
+            header[10..12].copy_from_slice(&sum);
+        } else {
+            let length = u16::try_from(8 + part.len()).unwrap();
+            header[4..6].copy_from_slice(&length.to_be_bytes());
+            let [o0, o1] = (offset | u16::from(more)).to_be_bytes();
+            let next = std::mem::replace(&mut header[6], 44);
+            header.extend([next, 0, o0, o1, 0x11, 0x22, 0x33, 0x44]);
+        }
+        [link, &header, part].concat()
+    };
+    payload.chunks(size).enumerate().map(cut).collect()
+}
+
+/// Puts well-formed extension headers between the network header and the rest of an IPv6 frame.
+pub(crate) fn with_extensions(frame: &[u8], extensions: &[(u8, &[u8])]) -> Vec<u8> {
+    let (head, rest) = frame.split_at(ETHERNET + 40);
+    let mut head = head.to_vec();
+    let mut next_at = ETHERNET + 6;
+    let last = head[next_at];
+    for &(number, body) in extensions {
+        head[next_at] = number;
+        next_at = head.len();
+        head.push(last);
+        head.extend(body);
+    }
+    let length = u16::try_from(head.len() - ETHERNET - 40 + rest.len()).unwrap();
+    head[ETHERNET + 4..ETHERNET + 6].copy_from_slice(&length.to_be_bytes());
+    [&head, rest].concat()
 }

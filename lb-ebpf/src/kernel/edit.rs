@@ -11,7 +11,7 @@
 //!   for IPv6 address and transport checksum cancel out, which the helper knows only with
 //!   `BPF_F_IPV6`, set where the kernel has it. A veth never produces COMPLETE.
 //!
-//! UDP's checksum zero means "none" and stays zero.
+//! UDP's checksum zero means "none" and stays zero. SCTP's is another one, see `sctp.rs`.
 
 use core::ffi::c_void;
 use core::ptr;
@@ -24,7 +24,7 @@ use lb_common::{Address as _, Reason};
 use lb_ebpf::checksum;
 use lb_ebpf::path::{Side, Work};
 
-use super::Host;
+use super::{Host, sctp};
 
 /// `BPF_F_IPV6` where the kernel has it, else 0; written by the loader.
 #[unsafe(no_mangle)]
@@ -45,10 +45,7 @@ struct Ipv4Tail {
 
 /// Carries out `work.edit`.
 #[inline(always)]
-pub(crate) fn edit<F: Host, const L2: u32>(
-    ctx: &TcContext,
-    work: &Work<F::Addr>,
-) -> Result<(), Reason> {
+pub(crate) fn edit<F: Host>(ctx: &TcContext, l2: u32, work: &Work<F::Addr>) -> Result<(), Reason> {
     let packet = &work.packet;
     let new = &work.edit;
     let old = match new.side {
@@ -58,7 +55,39 @@ pub(crate) fn edit<F: Host, const L2: u32>(
     let words = F::Addr::LEN / 4;
     let difference = checksum::difference(&old, &new.address.words(), words);
 
-    let at = L2 + packet.checksum_offset();
+    transport::<F>(ctx, l2, work, difference)?;
+    addresses::<F>(ctx, l2, work, difference, 0)?;
+    link(ctx, l2, work)
+}
+
+/// Writes the ports, and the transport checksum for them and for an address that changed by
+/// `difference`.
+#[inline(always)]
+fn transport<F: Host>(
+    ctx: &TcContext,
+    l2: u32,
+    work: &Work<F::Addr>,
+    difference: u32,
+) -> Result<(), Reason> {
+    let packet = &work.packet;
+    let new = &work.edit;
+    let from = ports(packet.source_port, packet.destination_port);
+    let to = ports(new.source_port, new.destination_port);
+    if packet.proto == proto::SCTP {
+        if from == to {
+            return Ok(());
+        }
+        // Its checksum is over a whole of which this is a part.
+        if packet.first_fragment {
+            return Err(Reason::Fragment);
+        }
+        let length = packet.length.wrapping_sub(packet.l4);
+        return match sctp::write_ports(ctx.skb.skb, l2 + packet.l4, from, to, length) {
+            0 => Ok(()),
+            _ => Err(Reason::Malformed),
+        };
+    }
+    let at = l2 + packet.checksum_offset();
     let mut flags = u64::from(BPF_F_PSEUDO_HDR);
     let mut port_flags = 4;
     if packet.proto == proto::UDP {
@@ -70,37 +99,49 @@ pub(crate) fn edit<F: Host, const L2: u32>(
         flags |= u64::from(unsafe { ptr::read_volatile(&raw const CSUM_IPV6) });
     }
     replace_sum(ctx, at, 0, difference, flags)?;
-    let from = ports(packet.source_port, packet.destination_port);
-    let to = ports(new.source_port, new.destination_port);
     if from != to {
         replace_sum(ctx, at, from, to, port_flags)?;
-        store(ctx, L2 + packet.l4, &to)?;
+        store(ctx, l2 + packet.l4, &to, 0)?;
     }
+    Ok(())
+}
+
+/// Writes the address that changes by `difference`, and the IPv4 header checksum.
+#[inline(always)]
+pub(super) fn addresses<F: Host>(
+    ctx: &TcContext,
+    l2: u32,
+    work: &Work<F::Addr>,
+    difference: u32,
+    flags: u64,
+) -> Result<(), Reason> {
+    let packet = &work.packet;
+    let new = &work.edit;
     if F::IS_V6 {
         let offset = match new.side {
             Side::Destination => V6_DESTINATION,
             Side::Source => V6_SOURCE,
         };
-        store(ctx, L2 + offset, &new.address)?;
-    } else {
-        let changed = new.address.words()[0].to_ne_bytes();
-        let (source, destination) = match new.side {
-            Side::Destination => (packet.source.words()[0].to_ne_bytes(), changed),
-            Side::Source => (changed, packet.destination.words()[0].to_ne_bytes()),
-        };
-        let checksum = checksum::update(packet.header_checksum, difference);
-        store(
-            ctx,
-            L2 + V4_CHECKSUM,
-            &Ipv4Tail {
-                checksum,
-                source,
-                destination,
-            },
-        )?;
+        return store(ctx, l2 + offset, &new.address, flags);
     }
-    if new.bridged && L2 != 0 {
-        store(ctx, 0, &new.next_hop)?;
+    let changed = new.address.words()[0].to_ne_bytes();
+    let (source, destination) = match new.side {
+        Side::Destination => (packet.source.words()[0].to_ne_bytes(), changed),
+        Side::Source => (changed, packet.destination.words()[0].to_ne_bytes()),
+    };
+    let tail = Ipv4Tail {
+        checksum: checksum::update(packet.header_checksum, difference),
+        source,
+        destination,
+    };
+    store(ctx, l2 + V4_CHECKSUM, &tail, flags)
+}
+
+/// Writes the link-layer destination, if it changes.
+#[inline(always)]
+pub(super) fn link<A>(ctx: &TcContext, l2: u32, work: &Work<A>) -> Result<(), Reason> {
+    if work.edit.bridged && l2 != 0 {
+        store(ctx, 0, &work.edit.next_hop, 0)?;
     }
     Ok(())
 }
@@ -130,7 +171,7 @@ fn replace_sum(ctx: &TcContext, at: u32, from: u32, to: u32, flags: u64) -> Resu
     clippy::cast_possible_truncation,
     reason = "what is stored is a header field"
 )]
-fn store<T>(ctx: &TcContext, at: u32, value: &T) -> Result<(), Reason> {
+fn store<T>(ctx: &TcContext, at: u32, value: &T, flags: u64) -> Result<(), Reason> {
     // SAFETY: the value is readable for its size; the helper checks the offset.
     let result = unsafe {
         bpf_skb_store_bytes(
@@ -138,7 +179,7 @@ fn store<T>(ctx: &TcContext, at: u32, value: &T) -> Result<(), Reason> {
             at,
             ptr::from_ref(value).cast::<c_void>(),
             size_of::<T>() as u32,
-            0,
+            flags,
         )
     };
     if result == 0 {

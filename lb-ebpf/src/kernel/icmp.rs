@@ -8,72 +8,23 @@
 //! (`reject.rs`), which belong to no flow.
 //! **Invariant:** only packets of no protocol that frontends have come here.
 
-use core::ffi::c_void;
-use core::mem::MaybeUninit;
-use core::ptr;
-
-use aya_ebpf::bindings::{__sk_buff, BPF_F_RECOMPUTE_CSUM, TC_ACT_SHOT, TC_ACT_UNSPEC};
-use aya_ebpf::helpers::generated::{bpf_skb_load_bytes, bpf_skb_store_bytes};
+use aya_ebpf::bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::programs::TcContext;
-use bytemuck::Pod;
 use lb_common::abi::{Hook, proto};
 use lb_common::{Address as _, Reason};
 use lb_ebpf::checksum;
 use lb_ebpf::icmp::{self, Icmp, Message};
-use lb_ebpf::packet::Bytes;
 use lb_ebpf::path::{self, Outcome, Side, Work};
 use lb_ebpf::tables::Tables;
 
 use super::edit::ports;
+use super::whole::Whole;
 use super::{Host, World, work};
 
 /// Offsets within the network headers, in bytes.
 const V4_CHECKSUM: u32 = 10;
 const V4_SOURCE: u32 = 12;
 const V6_SOURCE: u32 = 8;
-
-/// A socket buffer from the network header on, wherever its bytes lie.
-struct Whole {
-    skb: *mut __sk_buff,
-    l2: u32,
-}
-
-impl Bytes for Whole {
-    #[inline(always)]
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "what is read is a header field"
-    )]
-    fn read<T: Pod>(&self, offset: u32) -> Option<T> {
-        let mut value = MaybeUninit::<T>::uninit();
-        let to = value.as_mut_ptr().cast::<c_void>();
-        let (at, length) = (self.l2 + offset, size_of::<T>() as u32);
-        // SAFETY: the value has room for its size; the helper checks the offset.
-        if unsafe { bpf_skb_load_bytes(self.skb.cast(), at, to, length) } != 0 {
-            return None;
-        }
-        // SAFETY: every byte has been written, and every pattern is valid.
-        Some(unsafe { value.assume_init() })
-    }
-}
-
-impl Whole {
-    #[inline(always)]
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "what is stored is a header field"
-    )]
-    fn write<T>(&self, offset: u32, value: &T) -> Result<(), Reason> {
-        let from = ptr::from_ref(value).cast::<c_void>();
-        let (at, length) = (self.l2 + offset, size_of::<T>() as u32);
-        let flags = BPF_F_RECOMPUTE_CSUM.into();
-        // SAFETY: the value is readable for its size; the helper checks the offset.
-        match unsafe { bpf_skb_store_bytes(self.skb, at, from, length, flags) } {
-            0 => Ok(()),
-            _ => Err(Reason::Malformed),
-        }
-    }
-}
 
 /// Translates an ICMP error about a translated flow, drops a redirect about one, and passes
 /// everything else; gives the action. `l2` is the length of the link-layer header.

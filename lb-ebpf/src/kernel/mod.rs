@@ -5,17 +5,21 @@
 //! **Invariant:** no decision is taken here; the library in `path/` decides.
 
 mod edit;
+mod fragment;
 mod icmp;
 mod maps;
 mod parse;
 mod reject;
+mod sctp;
 mod settings;
 mod sock;
+mod whole;
 mod world;
 
 pub(crate) use edit::edit;
+pub(crate) use fragment::{Unusual, first_fragment, later_fragment, read_unusual};
 pub(crate) use icmp::icmp;
 pub(crate) use maps::{Host, work};
-pub(crate) use parse::{ethertype, parse};
+pub(crate) use parse::{TAG, ethertype, forget, inner_ethertype, parse};
 pub(crate) use reject::reject;
 pub(crate) use world::World;

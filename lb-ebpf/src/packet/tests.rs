@@ -11,6 +11,8 @@ use proptest::prelude::*;
 pub(crate) struct Slice<'a>(pub(crate) &'a [u8]);
 
 impl Bytes for Slice<'_> {
+    const WALKS: bool = true;
+
     fn read<T: Pod>(&self, offset: u32) -> Option<T> {
         let start = usize::try_from(offset).unwrap();
         self.0
@@ -70,8 +72,8 @@ fn headers_that_are_cut_off_are_not_ours() {
 
 #[test]
 fn headers_that_contradict_themselves_are_not_ours() {
-    // (offset, value): version, header length, later fragment, total length, data offset.
-    for (offset, value) in [(0, 0x65), (0, 0x44), (7, 1), (3, 39), (32, 0x40)] {
+    // (offset, value): version, header length, total length, data offset.
+    for (offset, value) in [(0, 0x65), (0, 0x44), (3, 39), (32, 0x40)] {
         let mut bytes = tcp_v4();
         bytes[offset] = value;
         assert_eq!(parse_slice::<V4>(&bytes), None, "byte {offset} = {value}");
@@ -110,8 +112,41 @@ proptest! {
         let v4 = parse_slice::<V4>(&bytes);
         let v6 = parse_slice::<V6>(&bytes);
         prop_assert!(v4.is_none() || v6.is_none());
-        if let Some(packet) = v4 {
+        if let Some(packet) = v4.filter(|packet| !packet.later_fragment) {
             prop_assert!(packet.checksum_offset() as usize + 2 <= bytes.len());
         }
+    }
+}
+
+#[test]
+fn later_fragments_have_no_ports_and_are_read_only_where_asked_for() {
+    let mut bytes = tcp_v4();
+    bytes[4..8].copy_from_slice(&[1, 2, 0x20, 185]);
+    let packet = parse_slice::<V4>(&bytes[..20]).unwrap();
+    assert!(packet.later_fragment && !packet.first_fragment);
+    assert_eq!(packet.fragment_id, u32::from(u16::from_ne_bytes([1, 2])));
+    assert_eq!((packet.source_port, packet.destination_port), (0, 0));
+}
+
+#[test]
+fn the_first_chunk_of_sctp_tells_what_flags_tell_of_tcp() {
+    for (chunk, flags) in [
+        (1, tcp::SYN),
+        (2, tcp::SYN | tcp::ACK),
+        (6, tcp::RST),
+        (7, tcp::FIN),
+        (8, tcp::FIN | tcp::ACK),
+        (14, tcp::FIN),
+        (0, tcp::ACK),
+        (10, tcp::ACK),
+    ] {
+        let mut bytes = udp_v6();
+        bytes[6] = proto::SCTP;
+        bytes[4..6].copy_from_slice(&[0, 16]);
+        bytes.truncate(40);
+        bytes.extend([0, 1, 0, 2, 0, 0, 0, 0, 9, 9, 9, 9, chunk, 0, 0, 4]);
+        let packet = parse_slice::<V6>(&bytes).unwrap();
+        assert_eq!((packet.tcp_flags, packet.checksum_offset()), (flags, 48));
+        assert_eq!(parse_slice::<V6>(&bytes[..55]), None);
     }
 }

@@ -7,6 +7,7 @@
 
 mod affinity;
 mod flow;
+mod fragment;
 mod icmp;
 mod masquerade;
 mod open;
@@ -17,6 +18,7 @@ mod select;
 #[cfg(test)]
 mod tests;
 
+pub use fragment::{Fragments, first_fragment, later_fragment};
 pub use icmp::{icmp, is_from_or_for_the_peer};
 pub use masquerade::begin_reply;
 pub use open::begin;

@@ -5,8 +5,8 @@
 //! of a removed backend still reaches the client under the address it dialled.
 //! **Invariant:** the entry alone says what to write; no frontend needs to exist any more.
 
+use lb_common::Family;
 use lb_common::abi::{Action, ConnFlags, ConnKey, ConnState, Hook, proto};
-use lb_common::{Family, Reason};
 
 use super::{Outcome, Work, flow};
 use crate::packet::tcp;
@@ -37,9 +37,6 @@ pub fn reply<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>) 
     }
     if !found && (!marked || tables.masquerades_by_mark()) {
         return Outcome::Pass;
-    }
-    if work.packet.first_fragment {
-        return Outcome::Refused(Reason::Fragment);
     }
     if !found {
         work.conn.flags = 0;

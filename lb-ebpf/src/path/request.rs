@@ -51,9 +51,6 @@ pub fn request<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>
     if step == Step::Leave {
         return Outcome::Pass;
     }
-    if work.packet.first_fragment {
-        return Outcome::Refused(Reason::Fragment);
-    }
     if step == Step::Apply {
         return flow::apply(tables, work).into();
     }

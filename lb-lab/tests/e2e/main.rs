@@ -14,6 +14,7 @@ mod bulk;
 mod clusterip;
 mod collisions;
 mod early;
+mod fragments;
 mod from_api;
 mod inspect;
 mod lifecycle;
