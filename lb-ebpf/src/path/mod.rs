@@ -7,6 +7,7 @@
 
 mod affinity;
 mod flow;
+mod hash;
 mod icmp;
 mod masquerade;
 mod open;
