@@ -5,6 +5,7 @@
 
 pub mod abi;
 mod family;
+pub mod hash;
 mod reason;
 
 pub use family::{Address, Family, V4, V6};

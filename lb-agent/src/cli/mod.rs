@@ -56,6 +56,10 @@ pub(crate) enum AlgorithmName {
     RoundRobin,
     /// Uniformly at random.
     Random,
+    /// By the flow's tuple, the same on every node, little changed when backends come and go.
+    Maglev,
+    /// By the client's address, likewise.
+    SourceHash,
 }
 
 impl From<AlgorithmName> for Algorithm {
@@ -63,6 +67,8 @@ impl From<AlgorithmName> for Algorithm {
         match name {
             AlgorithmName::RoundRobin => Self::RoundRobin,
             AlgorithmName::Random => Self::Random,
+            AlgorithmName::Maglev => Self::Maglev,
+            AlgorithmName::SourceHash => Self::SourceHash,
         }
     }
 }

@@ -16,6 +16,8 @@ use lb_common::abi::{
 use serde::Serialize;
 
 use crate::model::tables::{FamilyTables, TableContent, protocol_name, socket};
+use crate::plan::algorithm_name;
+use crate::plan::explain::list_name;
 use crate::plan::ids::Ids;
 
 /// One frontend with what it leads to.
@@ -40,6 +42,20 @@ pub struct TableText {
     local: Vec<BackendText>,
     /// Backends without a slot: they keep the flows that they have.
     kept: Vec<BackendText>,
+    /// The lookup tables that there are: of the cluster list, of the local one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    lookup: Vec<LookupText>,
+}
+
+/// A lookup table, as how many of its slots each address has.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct LookupText {
+    /// `cluster` or `local`.
+    list: &'static str,
+    /// Slots that it should have.
+    size: u16,
+    slots: BTreeMap<String, u32>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -127,11 +143,10 @@ where
             || format!("kind {}", value.kind),
             |kind| kind_name(kind).to_owned(),
         ),
-        algorithm: match Algorithm::from_byte(value.algorithm) {
-            Some(Algorithm::RoundRobin) => "round-robin".to_owned(),
-            Some(Algorithm::Random) => "random".to_owned(),
-            None => format!("algorithm {}", value.algorithm),
-        },
+        algorithm: Algorithm::from_byte(value.algorithm).map_or_else(
+            || format!("algorithm {}", value.algorithm),
+            |algorithm| algorithm_name(algorithm).to_owned(),
+        ),
         affinity_secs: value.affinity_secs,
         policies: Scope::ALL
             .into_iter()
@@ -143,7 +158,40 @@ where
         backends,
         local,
         kept: kept.collect(),
+        lookup: lookup_tables(content, tables, value),
     }
+}
+
+fn lookup_tables<A>(
+    content: &TableContent,
+    tables: &FamilyTables<A>,
+    frontend: &Frontend,
+) -> Vec<LookupText>
+where
+    A: Ord + Copy + Into<IpAddr>,
+{
+    let lists = List::ALL.into_iter().filter(|list| {
+        // What the packet path looks at: one backend needs no table.
+        frontend.table_size > 0 && frontend.count(*list as u16) > 1
+    });
+    lists
+        .map(|list| {
+            let mut slots = BTreeMap::new();
+            for slot in 0..frontend.table_size {
+                let id = content
+                    .slots
+                    .get(&SlotKey::table(frontend.service, list, slot));
+                let id = id.copied().unwrap_or_default();
+                let named = backend(id, tables.backends.get(&id), None);
+                *slots.entry(named.address).or_default() += 1;
+            }
+            LookupText {
+                list: list_name(list),
+                size: frontend.table_size,
+                slots,
+            }
+        })
+        .collect()
 }
 
 fn policy(bits: u8) -> PolicyText {
@@ -240,6 +288,14 @@ impl TableText {
             let note = backend.note();
             let (address, id) = (&backend.address, backend.backend_id);
             writeln!(text, "  kept  {address}  backend {id}{note}").ok();
+        }
+        for lookup in &self.lookup {
+            let (list, size) = (lookup.list, lookup.size);
+            let shares = lookup.slots.iter();
+            let shares: Vec<_> = shares
+                .map(|(address, n)| format!("{address} {n}"))
+                .collect();
+            writeln!(text, "  {list} table of {size}: {}", shares.join(", ")).ok();
         }
     }
 

@@ -41,6 +41,9 @@ pub struct EndpointSlice {
     pub endpoints: Vec<Endpoint>,
     /// Endpoints that cannot be used.
     pub rejected: Vec<RejectedEndpoint>,
+    /// Values of the object that cannot be used and are left out, in words.
+    #[serde(default)]
+    pub ignored: Vec<String>,
 }
 
 /// An entry of a slice that no traffic can be sent to.
@@ -80,4 +83,17 @@ pub struct Endpoint {
     pub zone_hints: BTreeSet<String>,
     /// Nodes that should use it.
     pub node_hints: BTreeSet<String>,
+    /// Its share of new flows in relation to the others', at most [`WEIGHT_MAX`]; with 0 it gets
+    /// none while an endpoint with more is in the same list.
+    #[serde(default = "default_weight")]
+    pub weight: u8,
+}
+
+/// The weight of an endpoint of which nothing is said.
+pub const WEIGHT_DEFAULT: u8 = 1;
+/// The largest weight.
+pub const WEIGHT_MAX: u8 = 100;
+
+fn default_weight() -> u8 {
+    WEIGHT_DEFAULT
 }

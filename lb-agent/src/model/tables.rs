@@ -294,12 +294,17 @@ impl fmt::Display for Op {
 }
 
 fn slot_words(key: SlotKey) -> String {
-    let list = if key.list == List::Local as u16 {
+    let list = if key.list % List::TABLES == List::Local as u16 {
         "local "
     } else {
         ""
     };
-    format!("{list}slot {} of service {}", key.slot, key.service)
+    let of = if key.list < List::TABLES {
+        ""
+    } else {
+        "table "
+    };
+    format!("{list}{of}slot {} of service {}", key.slot, key.service)
 }
 
 impl<A: Copy> TableOp<A> {
@@ -319,7 +324,7 @@ impl<A> TableOp<A> {
         match self {
             Self::PutFrontend(key, value) => write!(
                 f,
-                "put frontend {} {} -> service {} count {}{}",
+                "put frontend {} {} -> service {} count {}{}{}",
                 socket(address(&key.address), key.port),
                 protocol_name(key.proto),
                 value.service,
@@ -327,6 +332,10 @@ impl<A> TableOp<A> {
                 match value.local_count {
                     0 => String::new(),
                     local => format!(" local {local}"),
+                },
+                match value.table_size {
+                    0 => String::new(),
+                    size => format!(" table {size}"),
                 }
             ),
             Self::DeleteFrontend(key) => write!(

@@ -7,14 +7,16 @@
 use std::collections::BTreeSet;
 
 use lb_common::abi::{
-    BackendFlags, BackendState, Frontend, FrontendFlags, Kind, List, Policy, Scope, SlotKey, limits,
+    Algorithm, BackendFlags, BackendState, Frontend, FrontendFlags, Kind, List, Policy, Scope,
+    limits,
 };
 
 use super::ServicePlan;
 use super::endpoints::Candidate;
 use super::ids::{BackendId, Exhausted, Ids, PortKey};
+use super::lists::{ListSizes, Member};
 use super::rules::{FrontendRule, PortRules, ScopeRule, Snat, Verdict};
-use super::warning::Warning;
+use crate::model::endpoint::WEIGHT_DEFAULT;
 use crate::model::service::Service;
 
 /// Endpoints that a list can hold.
@@ -24,8 +26,7 @@ pub(super) const LIST_MAX: usize = limits::BACKENDS_PER_SERVICE as usize;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Encoder<'a> {
     pub(super) service: &'a Service,
-    /// An `Algorithm`.
-    pub(super) algorithm: u8,
+    pub(super) algorithm: Algorithm,
     /// Backends that only the tables tell of stay in their lists.
     pub(super) partial: bool,
 }
@@ -60,7 +61,11 @@ impl Encoder<'_> {
                     plan.put_backend(id, backend, candidate, flags);
                     for list in List::ALL {
                         if used(list) && flags & in_list(list) != 0 {
-                            lists[list as usize].push(backend.id);
+                            lists[list as usize].push(Member {
+                                id: backend.id,
+                                address: candidate.address,
+                                weight: candidate.endpoint.weight,
+                            });
                         }
                     }
                 }
@@ -70,19 +75,10 @@ impl Encoder<'_> {
         if self.partial {
             plan.keep_unconfirmed(id, &mut lists, ids);
         }
-        let mut counts = [0; List::ALL.len()];
-        for list in List::ALL {
-            let wanted = &mut lists[list as usize];
-            plan.shorten(rules, wanted);
-            for backend in ids.arrange(id, list, wanted) {
-                let slot = SlotKey::new(id, list, counts[list as usize]);
-                plan.tables.slots.insert(slot, backend);
-                counts[list as usize] = counts[list as usize].saturating_add(1);
-            }
-        }
+        let sizes = plan.put_lists((rules.port, id), &mut lists, self.algorithm, ids);
         for rule in &rules.frontends {
             let at = rule.at;
-            let frontend = self.frontend(id, generation, rule, counts);
+            let frontend = self.frontend((id, generation), rule, sizes);
             plan.tables
                 .put_frontend(at.address, at.port, at.proto, frontend);
         }
@@ -92,7 +88,12 @@ impl Encoder<'_> {
         exhausted
     }
 
-    fn frontend(self, id: u32, generation: u32, rule: &FrontendRule, counts: [u16; 2]) -> Frontend {
+    fn frontend(
+        self,
+        (id, generation): (u32, u32),
+        rule: &FrontendRule,
+        ListSizes { counts, table }: ListSizes,
+    ) -> Frontend {
         let policy = |scope: Scope| {
             let rule = rule.scopes[scope as usize];
             policy(rule, counts[rule.list as usize])
@@ -111,10 +112,10 @@ impl Encoder<'_> {
             pod_policy: policy(Scope::Pod),
             node_policy: policy(Scope::Node),
             external_policy: policy(Scope::External),
-            algorithm: self.algorithm,
+            algorithm: self.algorithm as u8,
             kind: rule.kind as u8,
             flags,
-            ..Frontend::default()
+            table_size: table,
         }
     }
 }
@@ -204,20 +205,8 @@ fn source_ranges(rules: &PortRules<'_>) -> BTreeSet<crate::model::prefix::Prefix
 }
 
 impl ServicePlan {
-    fn shorten(&mut self, rules: &PortRules<'_>, list: &mut Vec<u32>) {
-        let limit = limits::BACKENDS_PER_SERVICE;
-        if list.len() > LIST_MAX {
-            self.warnings.insert(Warning::TooManyEndpoints {
-                port: rules.port.to_string(),
-                count: list.len(),
-                limit,
-            });
-            list.truncate(LIST_MAX);
-        }
-    }
-
-    /// Adds the backends of `service` that only the tables tell of.
-    fn keep_unconfirmed(&mut self, service: u32, lists: &mut [Vec<u32>; 2], ids: &Ids) {
+    /// Adds the backends of `service` that only the tables tell of; their weights are not known.
+    fn keep_unconfirmed(&mut self, service: u32, lists: &mut [Vec<Member>; 2], ids: &Ids) {
         for kept in ids.unconfirmed(service) {
             let state = if kept.lists.is_empty() {
                 BackendState::Terminating
@@ -226,7 +215,11 @@ impl ServicePlan {
             };
             let mut flags = 0;
             for list in &kept.lists {
-                lists[*list as usize].push(kept.backend.id);
+                lists[*list as usize].push(Member {
+                    id: kept.backend.id,
+                    address: kept.address,
+                    weight: WEIGHT_DEFAULT,
+                });
                 flags |= in_list(*list);
             }
             let owner = (service, kept.backend.epoch);

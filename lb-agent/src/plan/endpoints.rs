@@ -4,6 +4,7 @@
 //! [`candidates`] flattens the slices of one port, [`select`] is the rule of kube-proxy 1.36: ready
 //! endpoints first, narrowed by hints only when all of them carry hints, and endpoints that are
 //! shutting down but still serving when no other is left.
+//! Last, and of our own, endpoints of weight 0 leave a list that has others.
 //! **Invariant:** the two lists fall back independently, and hints never narrow the local list.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -113,13 +114,13 @@ pub fn select(
     if all.is_empty() {
         return selection;
     }
-    let mut mode = TopologyMode::Anywhere;
     if uses_cluster {
-        mode = topology_mode(all, node);
+        let mode = topology_mode(all, node);
         selection.cluster = positions(all, |c| c.ready() && hinted_here(c.endpoint, mode, node));
         if selection.cluster.is_empty() {
             selection.cluster = positions(all, Candidate::draining);
         }
+        spare_weightless(all, &mut selection.cluster);
         selection.has_any = !selection.cluster.is_empty();
     }
     if !uses_local {
@@ -128,28 +129,25 @@ pub fn select(
     }
     selection.has_any |= all.iter().any(|c| c.ready() || c.draining());
     selection.local = positions(all, |c| c.ready() && c.local);
-    let local_is_ready = !selection.local.is_empty();
-    if !local_is_ready {
+    if selection.local.is_empty() {
         selection.local = positions(all, |c| c.local && c.draining());
     }
-    if !uses_cluster {
-        selection.reachable.clone_from(&selection.local);
-    } else if mode == TopologyMode::Anywhere && local_is_ready {
-        selection.reachable.clone_from(&selection.cluster);
-    } else {
-        let union: BTreeSet<_> = selection
-            .cluster
-            .iter()
-            .chain(&selection.local)
-            .copied()
-            .collect();
-        selection.reachable = union.into_iter().collect();
-    }
+    spare_weightless(all, &mut selection.local);
+    let both = selection.cluster.iter().chain(&selection.local);
+    let union: BTreeSet<_> = both.copied().collect();
+    selection.reachable = union.into_iter().collect();
     selection
 }
 
 fn positions<'a>(all: &[Candidate<'a>], wanted: impl Fn(&Candidate<'a>) -> bool) -> Vec<usize> {
     (0..all.len()).filter(|at| wanted(&all[*at])).collect()
+}
+
+/// Takes endpoints of weight 0 out of a list that has others.
+fn spare_weightless(all: &[Candidate<'_>], list: &mut Vec<usize>) {
+    if list.iter().any(|at| all[*at].endpoint.weight > 0) {
+        list.retain(|at| all[*at].endpoint.weight > 0);
+    }
 }
 
 fn topology_mode(all: &[Candidate<'_>], node: NodeContext<'_>) -> TopologyMode {

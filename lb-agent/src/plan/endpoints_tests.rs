@@ -24,12 +24,14 @@ fn endpoint(words: &str) -> (Endpoint, bool) {
         node: None,
         zone_hints: BTreeSet::new(),
         node_hints: BTreeSet::new(),
+        weight: 1,
     };
     let mut local = false;
     for word in words {
         match word.chars().next().unwrap() {
             'l' => local = true,
             'z' => drop(endpoint.zone_hints.insert(word.to_owned())),
+            'w' => endpoint.weight = word[1..].parse().unwrap(),
             'n' => drop(endpoint.node_hints.insert(word.to_owned())),
             other => panic!("{other}"),
         }
@@ -384,4 +386,29 @@ fn a_hint_counts_only_where_all_that_are_ready_have_one() {
             }
         }
     }
+}
+
+#[test]
+fn an_endpoint_of_weight_0_leaves_each_list_that_has_others() {
+    check(CLUSTER, &["ready+w0", "ready"], (&[1], &[], &[1]), true);
+    check(
+        CLUSTER,
+        &["ready+w0", "ready+w0"],
+        (&[0, 1], &[], &[0, 1]),
+        true,
+    );
+    check(
+        CLUSTER,
+        &["draining+w0", "draining+w9"],
+        (&[1], &[], &[1]),
+        true,
+    );
+    // It counts as ready all the same: those that drain do not come back for it.
+    check(CLUSTER, &["ready+w0", "draining"], (&[0], &[], &[0]), true);
+    check(
+        BOTH,
+        &["ready+local+w0", "ready"],
+        (&[1], &[0], &[0, 1]),
+        true,
+    );
 }

@@ -174,6 +174,18 @@ pub fn list_name(list: List) -> &'static str {
     }
 }
 
+const WEIGHTLESS: &str = "its weight is 0, and others have more";
+
+/// Whether the list was made of ready endpoints, and not of terminating ones.
+fn any_ready(rules: &PortRules<'_>, list: List) -> bool {
+    let members = match list {
+        List::Cluster => &rules.selection.cluster,
+        List::Local => &rules.selection.local,
+    };
+    let mut members = members.iter().map(|at| &rules.candidates[*at]);
+    members.any(|candidate| candidate.endpoint.ready)
+}
+
 fn reason(
     rules: &PortRules<'_>,
     candidate: &Candidate<'_>,
@@ -191,9 +203,13 @@ fn reason(
         return match (endpoint.terminating, endpoint.serving) {
             (false, _) => "it is not ready",
             (true, false) => "it is terminating and no longer serving",
+            (true, true) if endpoint.weight == 0 && !any_ready(rules, list) => WEIGHTLESS,
             (true, true) => "it is terminating, and others are ready",
         }
         .to_owned();
+    }
+    if endpoint.weight == 0 {
+        return WEIGHTLESS.to_owned();
     }
     hinted_away(&rules.candidates, candidate, node)
 }

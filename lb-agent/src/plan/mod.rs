@@ -3,8 +3,8 @@
 //!
 //! [`plan_service`] is total: whatever cannot be served becomes a [`Warning`] and the rest is
 //! planned. [`endpoints`] chooses backends, [`rules`] says what each frontend does for each source,
-//! [`ids`] remembers ids and slots, [`claims`] settles quarrels about frontends, `encode` writes it
-//! all down.
+//! [`ids`] remembers ids and slots, `lists` makes the lists and lookup tables, [`claims`] settles
+//! quarrels about frontends, `encode` writes it all down.
 //! **Invariant:** no clock, no I/O, no other Service; the same snapshot and the same ids give the
 //! same tables.
 
@@ -14,9 +14,12 @@ pub mod endpoints;
 pub mod explain;
 pub mod health;
 pub mod ids;
+mod lists;
+mod maglev;
 pub mod node;
 mod pool;
 pub mod rules;
+mod turns;
 pub mod warning;
 
 use std::collections::BTreeSet;
@@ -77,7 +80,7 @@ pub fn plan_service(
     }
     let encoder = Encoder {
         service,
-        algorithm: plan.algorithm(service, context.options.algorithm) as u8,
+        algorithm: plan.algorithm(service, context.options.algorithm),
         partial: context.partial,
     };
     for port in &rules {
@@ -91,10 +94,26 @@ pub fn plan_service(
 
 /// The name of an algorithm as people write it, or none if it is unknown.
 pub fn parse_algorithm(name: &str) -> Option<Algorithm> {
-    match name {
-        "round-robin" => Some(Algorithm::RoundRobin),
-        "random" => Some(Algorithm::Random),
-        _ => None,
+    ALGORITHMS
+        .into_iter()
+        .find(|known| algorithm_name(*known) == name)
+}
+
+/// All algorithms, in the order of their numbers.
+pub const ALGORITHMS: [Algorithm; 4] = [
+    Algorithm::RoundRobin,
+    Algorithm::Random,
+    Algorithm::Maglev,
+    Algorithm::SourceHash,
+];
+
+/// The name of an algorithm as people write it.
+pub fn algorithm_name(algorithm: Algorithm) -> &'static str {
+    match algorithm {
+        Algorithm::RoundRobin => "round-robin",
+        Algorithm::Random => "random",
+        Algorithm::Maglev => "maglev",
+        Algorithm::SourceHash => "source-hash",
     }
 }
 

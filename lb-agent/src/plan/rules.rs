@@ -271,6 +271,11 @@ fn general_warnings(snapshot: &ServiceSnapshot<'_>, context: PlanContext<'_>) ->
         let rejected = slice.rejected.iter();
         rejected.map(|r| Warning::EndpointRejected(slice.key.name.clone(), r.reason.clone()))
     }));
+    let slices = snapshot.slices.iter().filter(|slice| !slice.skipped);
+    warnings.extend(slices.flat_map(|slice| {
+        let ignored = slice.ignored.iter();
+        ignored.map(|what| Warning::Ignored(format!("EndpointSlice {}: {what}", slice.key.name)))
+    }));
     let invalid = snapshot.invalid.iter().cloned();
     warnings.extend(invalid.map(Warning::Unreadable));
     let unread = snapshot.unread.iter().cloned();

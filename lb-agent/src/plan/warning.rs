@@ -8,6 +8,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use super::claims::FrontendAddress;
+use super::{ALGORITHMS, algorithm_name};
 use crate::model::service::ServiceKey;
 
 /// Something about one Service that a person should know.
@@ -93,8 +94,9 @@ impl fmt::Display for Warning {
             ),
             Self::UnknownAlgorithm(value) => write!(
                 f,
-                "annotation lb-agent/algorithm: unknown algorithm {value:?} (known: round-robin, \
-                 random), the node's own is used"
+                "annotation lb-agent/algorithm: unknown algorithm {value:?} (known: {}), the node's \
+                 own is used",
+                ALGORITHMS.map(algorithm_name).join(", ")
             ),
             Self::LeftToHost(address) => write!(
                 f,

@@ -30,6 +30,7 @@ fn slice(name: &str) -> Object {
         ports: Vec::new(),
         endpoints: Vec::new(),
         rejected: Vec::new(),
+        ignored: Vec::new(),
     })
 }
 

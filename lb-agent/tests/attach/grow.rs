@@ -202,8 +202,10 @@ fn objects(n: u8) -> [Object; 2] {
             node: None,
             zone_hints: BTreeSet::new(),
             node_hints: BTreeSet::new(),
+            weight: 1,
         }],
         rejected: Vec::new(),
+        ignored: Vec::new(),
     };
     [Object::Service(service), Object::EndpointSlice(slice)]
 }

@@ -25,6 +25,7 @@ fn slice(name: &str, service: &str) -> Object {
         ports: Vec::new(),
         endpoints: Vec::new(),
         rejected: Vec::new(),
+        ignored: Vec::new(),
     })
 }
 

@@ -4,7 +4,7 @@
 //! `golden` compares each `*.yaml` beside this file with the `*.txt` of the same name (README.md
 //! says what each shows), `contract` asks the program for its plan, `changes` and `turns` look at
 //! single writes, `order`, `path` and `prefixes` at lookups between writes, `histories` and `faults`
-//! at everything that may have come before, `folder` at files that change, `partial` at starts on
+//! at everything that may have come before, `hashing` at flows whose lookup table changes, `folder` at files that change, `partial` at starts on
 //! broken ones, `audit` at tables that others have changed, `fuzz` at what is nearly right. `UPDATE_EXPECT=1` blesses the goldens.
 
 mod addresses;
@@ -16,6 +16,7 @@ mod faults;
 mod folder;
 mod fuzz;
 mod golden;
+mod hashing;
 mod histories;
 mod order;
 mod partial;

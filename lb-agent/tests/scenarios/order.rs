@@ -16,7 +16,7 @@ use std::net::IpAddr;
 use lb_agent::model::service::{Protocol, ServiceKey};
 use lb_agent::model::snapshot::{Change, Object, Update};
 use lb_agent::model::tables::{FamilyTables, Op, TableContent};
-use lb_common::abi::{FrontendKey, Scope, SlotKey};
+use lb_common::abi::{Frontend, FrontendKey, List, Scope, SlotKey};
 use lb_common::{V4, V6};
 use lb_ebpf::path::Work;
 use proptest::prelude::*;
@@ -240,6 +240,17 @@ pub(crate) struct Tries {
     pub(crate) nothing: bool,
 }
 
+/// The slots that a lookup in `list` may read: all of the list, and some of its lookup table, whose
+/// slots are alike.
+pub(crate) fn looked_up(frontend: &Frontend, list: u16) -> Vec<SlotKey> {
+    let (service, count) = (frontend.service, frontend.count(list));
+    let size = if count > 1 { frontend.table_size } else { 0 };
+    let slots = (0..count).map(|slot| SlotKey::numbered(service, list, slot));
+    let table = (0..size).step_by(97).chain(size.checked_sub(1));
+    let table = table.map(|slot| SlotKey::numbered(service, list + List::TABLES, slot));
+    slots.chain(table).collect()
+}
+
 /// One try that begins at state `from` or later, with writes between any two of its reads. What
 /// can be read late can be read by a try that began early, so the first states suffice.
 pub(crate) fn lookup<A: Ord + Copy + Into<IpAddr>>(
@@ -256,8 +267,7 @@ pub(crate) fn lookup<A: Ord + Copy + Into<IpAddr>>(
             continue;
         };
         tries.nothing |= frontend.count(list) == 0;
-        for slot in 0..frontend.count(list) {
-            let slot = SlotKey::numbered(frontend.service, list, slot);
+        for slot in looked_up(&frontend, list) {
             for (at, id) in readable(states, at, |s| s.slots.get(&slot).copied()) {
                 let Some(id) = id else {
                     tries.misses.insert(at);

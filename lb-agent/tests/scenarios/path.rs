@@ -186,6 +186,44 @@ impl<F: Family> Tables<F> for Moving<'_, F> {
     fn count_service(&mut self, _: u32, _: Dialled) {}
 }
 
+/// The backend that a new flow of TCP from `client` to port 80 of `frontend` gets, or what becomes of
+/// it instead; `position` is where the round-robin cursor stands. `work` is an empty record.
+pub(crate) fn backend<F: Family>(
+    content: &TableContent,
+    family: fn(&TableContent) -> &FamilyTables<F::Addr>,
+    mut work: Work<F::Addr>,
+    (client, frontend): ((F::Addr, u16), F::Addr),
+    position: Cursor,
+) -> Result<(IpAddr, u16), Outcome>
+where
+    F::Addr: Into<IpAddr>,
+{
+    (work.packet.source, work.packet.source_port) = client;
+    work.packet.destination = frontend;
+    work.packet.destination_port = 80;
+    work.packet.proto = proto::TCP;
+    work.packet.tcp_flags = tcp::SYN;
+    let mut tables = Moving::<F> {
+        states: std::slice::from_ref(content),
+        family,
+        walk: RefCell::default(),
+        position,
+        conns: BTreeMap::new(),
+    };
+    match opened(&mut tables, &mut work) {
+        Outcome::Edit => Ok((work.edit.address.into(), work.edit.destination_port)),
+        other @ (Outcome::Pass | Outcome::Begin | Outcome::Refused(_)) => Err(other),
+    }
+}
+
+/// What becomes of a packet that opens a flow, by both of the path's steps.
+fn opened<F: Family>(tables: &mut Moving<'_, F>, work: &mut Work<F::Addr>) -> Outcome {
+    match request(tables, work) {
+        Outcome::Begin => begin(tables, work),
+        other @ (Outcome::Pass | Outcome::Edit | Outcome::Refused(_)) => other,
+    }
+}
+
 /// Checks that every new flow from `client` to port 80 of `frontend` reaches one of `allowed`.
 /// `work` is an empty record.
 pub(crate) fn check<F: Family>(
@@ -199,12 +237,15 @@ where
     F::Addr: Into<IpAddr>,
 {
     work.packet.source = client;
-    work.packet.source_port = 40_000;
     work.packet.destination = frontend;
     work.packet.destination_port = 80;
     work.packet.proto = protocol;
     work.packet.tcp_flags = if protocol == proto::TCP { tcp::SYN } else { 0 };
     for position in 0..POSITIONS {
+        // Where a hash chooses, another port is another place.
+        #[expect(clippy::cast_possible_truncation, reason = "a small number")]
+        let port = 40_000 + position as u16;
+        work.packet.source_port = port;
         let mut tables = Moving::<F> {
             states,
             family,
@@ -214,10 +255,7 @@ where
         };
         loop {
             let mut work = work;
-            let mut outcome = request(&mut tables, &mut work);
-            if outcome == Outcome::Begin {
-                outcome = begin(&mut tables, &mut work);
-            }
+            let outcome = opened(&mut tables, &mut work);
             let walk = tables.walk.get_mut();
             let way = &walk.choices;
             prop_assert_eq!(outcome, Outcome::Edit, "at {} by {:?}", position, way);

@@ -15,7 +15,7 @@ use lb_agent::model::tables::{FamilyTables, TableContent};
 use lb_common::abi::{Frontend, FrontendFlags, FrontendKey, Scope};
 use proptest::prelude::*;
 
-use crate::order::{lookup, prefixes};
+use crate::order::{looked_up, lookup, prefixes};
 use crate::support::Bench;
 use crate::worlds::{World, any_settings, world};
 
@@ -91,8 +91,7 @@ fn check_slots<A: Ord + Copy>(
     for state in states {
         for frontend in family(state).frontends.values() {
             for list in [0, 1] {
-                for slot in 0..frontend.count(list) {
-                    let key = lb_common::abi::SlotKey::numbered(frontend.service, list, slot);
+                for key in looked_up(frontend, list) {
                     let backend = state.slots.get(&key);
                     let backend = backend.and_then(|id| family(state).backends.get(id));
                     prop_assert_eq!(backend.map(|b| b.service), Some(frontend.service));

@@ -161,6 +161,7 @@ pub(crate) fn slice(service: &str, addresses: &[&str]) -> EndpointSlice {
         }],
         endpoints,
         rejected: Vec::new(),
+        ignored: Vec::new(),
     }
 }
 
@@ -174,5 +175,6 @@ pub(crate) fn endpoint(address: &str) -> Endpoint {
         node: None,
         zone_hints: BTreeSet::new(),
         node_hints: BTreeSet::new(),
+        weight: 1,
     }
 }

@@ -132,6 +132,8 @@ fn service(name: &'static str) -> impl Strategy<Value = Service> {
         (
             select(vec!["", "1", "2"]),
             select(vec![None, Some(1), Some(2)]),
+            // Seldom, because each has a table of hundreds of slots.
+            prop::option::weighted(0.04, select(vec!["maglev", "source-hash"])),
         ),
     )
         .prop_map(
@@ -139,6 +141,7 @@ fn service(name: &'static str) -> impl Strategy<Value = Service> {
                 key: ServiceKey::new("default", name),
                 uid: identity.0.to_owned(),
                 created_secs: identity.1,
+                algorithm: identity.2.map(str::to_owned),
                 service_type: basics.0,
                 cluster_ips: basics.1,
                 ports: basics.2,
@@ -178,13 +181,15 @@ fn an_endpoint(family: IpFamily, number: usize) -> impl Strategy<Value = Option<
         vec!["zone-2"],
         vec!["zone-1", "zone-2"],
     ]);
-    (select(states), nodes, zones).prop_map(move |(state, node, zones)| {
+    let weights = select(vec![1, 1, 1, 1, 1, 3, 0]);
+    (select(states), nodes, zones, weights).prop_map(move |(state, node, zones, weight)| {
         let (ready, serving, terminating) = state?;
         Some(Endpoint {
             ready,
             serving,
             terminating,
             node: node.map(str::to_owned),
+            weight,
             zone_hints: zones.iter().map(|zone| (*zone).to_owned()).collect(),
             ..endpoint(&address)
         })
@@ -229,6 +234,7 @@ fn slice(service: &'static str, number: usize) -> impl Strategy<Value = Endpoint
                 .collect(),
             endpoints: endpoints.into_iter().flatten().collect(),
             rejected: Vec::new(),
+            ignored: Vec::new(),
         },
     )
 }

@@ -46,6 +46,10 @@ pub enum Algorithm {
     RoundRobin = 0,
     /// Uniformly at random.
     Random = 1,
+    /// By a hash of the flow's tuple, through a lookup table that is the same on every node.
+    Maglev = 2,
+    /// By a hash of the client's address, through the same table.
+    SourceHash = 3,
 }
 
 impl Algorithm {
@@ -55,8 +59,16 @@ impl Algorithm {
         match byte {
             0 => Some(Self::RoundRobin),
             1 => Some(Self::Random),
+            2 => Some(Self::Maglev),
+            3 => Some(Self::SourceHash),
             _ => None,
         }
+    }
+
+    /// True when it chooses through a lookup table.
+    #[inline(always)]
+    pub const fn has_table(self) -> bool {
+        matches!(self, Self::Maglev | Self::SourceHash)
     }
 }
 
@@ -154,7 +166,7 @@ pub struct Frontend {
     pub kind: u8,
     /// Bits of [`FrontendFlags`].
     pub flags: u8,
-    /// Slots of the lookup table of `Algorithm::Maglev`; 0: none.
+    /// Slots of the lookup table beside each list that has two backends or more; 0: none.
     pub table_size: u16,
 }
 
@@ -218,8 +230,14 @@ mod tests {
 
     #[test]
     fn every_algorithm_survives_its_byte() {
-        for algorithm in [Algorithm::RoundRobin, Algorithm::Random] {
-            assert_eq!(Algorithm::from_byte(algorithm as u8), Some(algorithm));
+        for (byte, algorithm) in (0..).zip([
+            Algorithm::RoundRobin,
+            Algorithm::Random,
+            Algorithm::Maglev,
+            Algorithm::SourceHash,
+        ]) {
+            assert_eq!(algorithm as u8, byte);
+            assert_eq!(Algorithm::from_byte(byte), Some(algorithm));
         }
         assert_eq!(Algorithm::from_byte(255), None);
     }

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `SLOTS`: the backend list of every service port, one entry per position.
+//! `SLOTS`: the backend lists of every service port and the lookup tables beside them, one entry
+//! per position.
 //!
 //! Written by the agent only. The value is a backend id (`u32`, never 0).
-//! **Invariant:** a change of one endpoint writes a bounded number of slots.
+//! **Invariant:** a change of one endpoint writes a bounded number of slots of a list, and of a
+//! table about as many as that endpoint has there.
 
 use super::plain;
 
@@ -22,7 +24,7 @@ pub enum List {
 pub struct SlotKey {
     /// Service id.
     pub service: u32,
-    /// A [`List`].
+    /// A [`List`], or [`List::TABLES`] more for its lookup table.
     pub list: u16,
     /// Position, counting from 0.
     pub slot: u16,
@@ -33,6 +35,9 @@ plain!(SlotKey, 4 + 2 + 2);
 impl List {
     /// All lists, in the order of their numbers.
     pub const ALL: [Self; 2] = [Self::Cluster, Self::Local];
+
+    /// From the number of a list to that of its lookup table.
+    pub const TABLES: u16 = 2;
 }
 
 impl SlotKey {
@@ -54,6 +59,12 @@ impl SlotKey {
             list,
             slot,
         }
+    }
+
+    /// The position `slot` of the lookup table beside `list` of `service`.
+    #[inline(always)]
+    pub const fn table(service: u32, list: List, slot: u16) -> Self {
+        Self::numbered(service, list as u16 + List::TABLES, slot)
     }
 
     /// The position `slot` of the cluster list of `service`.

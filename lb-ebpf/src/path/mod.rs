@@ -8,6 +8,7 @@
 mod affinity;
 mod flow;
 mod fragment;
+mod hash;
 mod icmp;
 mod masquerade;
 mod open;

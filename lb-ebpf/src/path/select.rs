@@ -1,18 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! Choosing a backend for a new flow.
 //!
-//! The position in the list comes from the frontend's algorithm once per flow; when the backend
-//! there cannot be used, the following ones are tried.
+//! The position comes from the frontend's algorithm once per flow. It is one in the list, or a hash
+//! that the lookup table beside the list turns into a backend; when that backend cannot be used,
+//! those of the list are tried one after the other.
 //! **Invariant:** a lookup that falls between two writes of the agent re-reads the frontend once,
 //! so an update is never seen as a failure.
 
-use lb_common::abi::{Algorithm, Cursor, SlotKey};
+use lb_common::abi::{Algorithm, Cursor, List, SlotKey};
+use lb_common::hash::table_slot;
 use lb_common::{Family, Reason};
 
-use super::Work;
+use super::{Work, hash};
 use crate::tables::Tables;
 
-/// Where a new flow starts in the list; reduced to the list's length at each use.
+/// Where a new flow starts; reduced to the length of the list or table at each use.
 #[inline(always)]
 pub(super) fn select_position<F: Family, T: Tables<F>>(
     tables: &mut T,
@@ -20,6 +22,8 @@ pub(super) fn select_position<F: Family, T: Tables<F>>(
 ) -> Cursor {
     match Algorithm::from_byte(work.frontend.algorithm) {
         Some(Algorithm::Random) => Cursor::from(tables.random()),
+        Some(Algorithm::Maglev) => hash::flow(&work.packet),
+        Some(Algorithm::SourceHash) => hash::client(&work.packet),
         // A byte from a newer agent: spreading evenly is right for every algorithm.
         Some(Algorithm::RoundRobin) | None => tables.advance_cursor(work.frontend.service),
     }
@@ -59,6 +63,9 @@ pub(super) fn select_backend<F: Family, T: Tables<F>>(
 }
 
 /// One walk frontend → slot → backend; false when an entry was missing or another service's.
+///
+/// Only the first attempt looks into the table: places there name few backends over and over, the
+/// list has each of them once.
 #[inline(always)]
 fn load_backend<F: Family, T: Tables<F>>(
     tables: &mut T,
@@ -70,12 +77,18 @@ fn load_backend<F: Family, T: Tables<F>>(
     if count == 0 {
         return Err(Reason::NoBackend);
     }
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "less than count, which has 16 bits"
-    )]
-    let slot = (position.wrapping_add(attempt.into()) % count) as u16;
-    let Some(id) = tables.slot(&SlotKey::numbered(work.frontend.service, work.list, slot)) else {
+    let size = work.frontend.table_size;
+    let (list, slot) = if attempt == 0 && size != 0 && count > 1 {
+        (work.list + List::TABLES, table_slot(position, size))
+    } else {
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "less than count, which has 16 bits"
+        )]
+        let slot = (position.wrapping_add(attempt.into()) % count) as u16;
+        (work.list, slot)
+    };
+    let Some(id) = tables.slot(&SlotKey::numbered(work.frontend.service, list, slot)) else {
         return Ok(false);
     };
     let Some(backend) = tables.backend(id) else {

@@ -4,23 +4,29 @@
 //! Defaults are filled in here, because manifests that never saw an API server lack them.
 //! **Invariant:** an error names the field by its path; an object is converted whole or not at all.
 
+mod classic;
 mod fields;
+mod weights;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use crate::model::endpoint::{Endpoint, EndpointPort, EndpointSlice, RejectedEndpoint, SliceKey};
+use crate::model::endpoint::{
+    Endpoint, EndpointPort, EndpointSlice, RejectedEndpoint, SliceKey, WEIGHT_DEFAULT,
+};
 use crate::model::service::{IpFamily, Node, Service, ServiceKey, ServicePort, ServiceType};
 
+pub(crate) use classic::endpoints;
 pub(crate) use fields::FieldError;
 use fields::{
     Result, address, addresses, cidr, endpoint_address, error, external_address, lenient, policy,
     port_number, protocol,
 };
+use weights::Weights;
 
 /// The label by which a Service asks for another proxy.
 const LABEL_PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
@@ -138,6 +144,8 @@ pub(crate) fn endpoint_slice(object: &discovery::EndpointSlice) -> Result<Endpoi
     }
     let mut endpoints = Vec::with_capacity(object.endpoints.as_ref().map_or(0, Vec::len));
     let mut rejected = Vec::new();
+    let mut ignored = Vec::new();
+    let weights = Weights::read(object.metadata.annotations.as_ref(), &mut ignored);
     for (at, item) in object.endpoints.iter().flatten().enumerate() {
         if names {
             rejected.push(RejectedEndpoint {
@@ -147,7 +155,10 @@ pub(crate) fn endpoint_slice(object: &discovery::EndpointSlice) -> Result<Endpoi
             continue;
         }
         match slice_endpoint(&format!("endpoints[{at}]"), item, family) {
-            Ok(endpoint) => endpoints.push(endpoint),
+            Ok(endpoint) => endpoints.push(Endpoint {
+                weight: weights.of(&endpoint.address),
+                ..endpoint
+            }),
             Err(error) => rejected.push(RejectedEndpoint {
                 address: item.addresses.first().cloned().unwrap_or_default(),
                 reason: error.to_string(),
@@ -166,6 +177,7 @@ pub(crate) fn endpoint_slice(object: &discovery::EndpointSlice) -> Result<Endpoi
         ports,
         endpoints,
         rejected,
+        ignored,
     })
 }
 
@@ -200,85 +212,8 @@ fn slice_endpoint(field: &str, item: &discovery::Endpoint, family: IpFamily) -> 
         node: item.node_name.clone(),
         zone_hints: zones.collect(),
         node_hints: nodes.collect(),
+        weight: WEIGHT_DEFAULT,
     })
-}
-
-/// A classic Endpoints object as slices, one per subset and family.
-pub(crate) fn endpoints(object: &core::Endpoints) -> Result<(ServiceKey, Vec<EndpointSlice>)> {
-    let key = namespaced(&object.metadata)?;
-    let skipped = has(object.metadata.labels.as_ref(), LABEL_HEADLESS)
-        || has(object.metadata.labels.as_ref(), LABEL_PROXY_NAME);
-    let mut slices = Vec::new();
-    for (at, subset) in object.subsets.iter().flatten().enumerate() {
-        let mut ports = Vec::new();
-        for (port_at, port) in subset.ports.iter().flatten().enumerate() {
-            let field = format!("subsets[{at}].ports[{port_at}]");
-            ports.push(EndpointPort {
-                name: port.name.clone().unwrap_or_default(),
-                protocol: protocol(&format!("{field}.protocol"), port.protocol.as_deref())?,
-                port: port_number(&format!("{field}.port"), port.port)?,
-            });
-        }
-        let mut by_family: BTreeMap<IpFamily, Vec<Endpoint>> = BTreeMap::new();
-        let lists = [
-            ("addresses", true, &subset.addresses),
-            ("notReadyAddresses", false, &subset.not_ready_addresses),
-        ];
-        let mut rejected = Vec::new();
-        for (name, ready, list) in lists {
-            for (item_at, item) in list.iter().flatten().enumerate() {
-                let field = format!("subsets[{at}].{name}[{item_at}].ip");
-                let address = match endpoint_address(&field, &item.ip) {
-                    Ok(address) => address,
-                    Err(error) => {
-                        rejected.push(RejectedEndpoint {
-                            address: item.ip.clone(),
-                            reason: error.to_string(),
-                        });
-                        continue;
-                    }
-                };
-                let endpoint = classic_endpoint(address, ready, item.node_name.clone());
-                by_family
-                    .entry(IpFamily::of(address))
-                    .or_default()
-                    .push(endpoint);
-            }
-        }
-        if !rejected.is_empty() {
-            // The warning must reach the Service even if nothing else is in the subset.
-            by_family.entry(IpFamily::V4).or_default();
-        }
-        for (family, endpoints) in by_family {
-            let number = slices.len();
-            slices.push(EndpointSlice {
-                key: SliceKey {
-                    namespace: key.namespace.clone(),
-                    name: format!("{}-{number}", key.name),
-                },
-                service: Some(key.clone()),
-                family,
-                skipped,
-                names: false,
-                ports: ports.clone(),
-                endpoints,
-                rejected: std::mem::take(&mut rejected),
-            });
-        }
-    }
-    Ok((key, slices))
-}
-
-fn classic_endpoint(address: IpAddr, ready: bool, node: Option<String>) -> Endpoint {
-    Endpoint {
-        address,
-        ready,
-        serving: ready,
-        terminating: false,
-        node,
-        zone_hints: BTreeSet::new(),
-        node_hints: BTreeSet::new(),
-    }
 }
 
 /// A Node.

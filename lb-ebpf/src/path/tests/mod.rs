@@ -3,7 +3,8 @@
 //!
 //! `world.rs` is the world, `flows.rs` single flows and what ends them, `nat.rs` journeys in at one
 //! device and out at another, `admission.rs` who is served, `collisions.rs` flows that want the same
-//! tuple, `properties.rs` and `model.rs` what holds for any sequence of packets.
+//! tuple, `select.rs` which backend a flow gets, `properties.rs` and `model.rs` what holds for any
+//! sequence of packets.
 //! **Invariant:** every case runs for both families through the same code.
 
 mod admission;
@@ -13,4 +14,5 @@ mod icmp;
 mod model;
 mod nat;
 mod properties;
+mod select;
 mod world;
