@@ -424,13 +424,6 @@ impl Service {
         for warning in self.reconciler.node_warnings() {
             warn!("{warning}");
         }
-        let outer = self.reconciler.outer_frontends_len();
-        if outer > 0 {
-            warn!(
-                "{outer} frontends are node ports, external or load balancer addresses: they are in \
-                 the maps, and this version's packet path leaves them to the stack"
-            );
-        }
         let unreadable = self.reconciler.unreadable();
         if !unreadable.is_empty() {
             warn!(

@@ -161,7 +161,7 @@ fn port_of(op: &Op) -> Option<(u16, u8)> {
     match op {
         Op::V4(TableOp::PutFrontend(key, _)) => Some((key.port, key.proto)),
         Op::V6(TableOp::PutFrontend(key, _)) => Some((key.port, key.proto)),
-        _ => None,
+        Op::V4(_) | Op::V6(_) | Op::PutSlot(..) | Op::DeleteSlot(_) => None,
     }
 }
 

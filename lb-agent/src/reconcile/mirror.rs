@@ -197,14 +197,6 @@ impl Mirror {
         later.next().map(|(id, part)| (*id, part))
     }
 
-    /// Every frontend.
-    pub(super) fn frontends(&self) -> impl Iterator<Item = &Frontend> {
-        self.parts.values().flat_map(|part| {
-            let v4 = part.v4.frontends.values();
-            v4.chain(part.v6.frontends.values())
-        })
-    }
-
     /// Everything, as one.
     pub(super) fn content(&self) -> TableContent {
         self.share(&self.parts.keys().copied().collect())

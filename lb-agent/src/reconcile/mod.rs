@@ -15,8 +15,6 @@ mod warnings;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use lb_common::abi::Kind as FrontendKind;
-
 use crate::model::cluster::ClusterFacts;
 use crate::model::endpoint::EndpointSlice;
 use crate::model::service::{Service, ServiceKey};
@@ -343,14 +341,6 @@ impl Reconciler {
     /// Objects that are there and cannot be read.
     pub fn invalid(&self) -> impl Iterator<Item = &ObjectRef> {
         self.index.invalid()
-    }
-
-    /// Number of frontends in the tables that are no cluster addresses.
-    pub fn outer_frontends_len(&self) -> usize {
-        self.mirror
-            .frontends()
-            .filter(|frontend| frontend.kind != FrontendKind::ClusterIp as u8)
-            .count()
     }
 
     /// Number of Services that are known.

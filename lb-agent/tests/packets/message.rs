@@ -13,7 +13,7 @@ use super::wire::{MACS, Segment, framed, internet_checksum};
 /// One ICMP message.
 #[derive(Clone, Debug)]
 pub(crate) struct Message {
-    message_type: u8,
+    kind: u8,
     source: IpAddr,
     destination: IpAddr,
     /// What lies between the checksum and the quote: four bytes, more in a redirect of IPv6.
@@ -30,14 +30,9 @@ pub(crate) struct Message {
 
 impl Message {
     /// A message that quotes a packet whole.
-    pub(crate) fn new(
-        message_type: u8,
-        source: IpAddr,
-        destination: IpAddr,
-        quoted: &Segment,
-    ) -> Self {
+    pub(crate) fn new(kind: u8, source: IpAddr, destination: IpAddr, quoted: &Segment) -> Self {
         Self {
-            message_type,
+            kind,
             source,
             destination,
             between: vec![0, 0, 0x05, 0xaa],
@@ -56,7 +51,7 @@ impl Message {
 
     /// The bytes on the wire.
     pub(crate) fn frame(&self) -> Vec<u8> {
-        let mut message = vec![self.message_type, 4, 0, 0];
+        let mut message = vec![self.kind, 4, 0, 0];
         message.extend(&self.between);
         message.extend(&self.quote);
         match (self.source, self.destination) {
@@ -101,7 +96,7 @@ pub(crate) fn redirect(
     match quoted.destination.ip() {
         IpAddr::V4(gateway) => message.between = gateway.octets().to_vec(),
         IpAddr::V6(target) => {
-            message.message_type = 137;
+            message.kind = 137;
             let units = (8 + message.quote.len()).div_ceil(8).try_into().unwrap();
             let mut between = [&[0; 4][..], &target.octets(), &target.octets()].concat();
             if target_address {

@@ -9,10 +9,12 @@ mod fragment;
 mod icmp;
 mod maps;
 mod parse;
+mod presence;
 mod reject;
 mod sctp;
 mod settings;
 mod sock;
+mod time;
 mod whole;
 mod world;
 

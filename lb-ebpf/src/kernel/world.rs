@@ -9,40 +9,22 @@ use core::ptr;
 
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use aya_ebpf::btf_maps::lpm_trie::Key;
-use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_jiffies64};
+use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use aya_ebpf::programs::TcContext;
 use lb_common::abi::{
     Affinity, AffinityKey, Backend, Conn, ConnKey, Cursor, Direction, Frontend, FrontendKey, Hop,
-    Iface, IfaceFlags, PREFIX_TABLE_BITS, PortSet, Prefix, PrefixTable, RECENT as RECENT_STAMPS,
-    SOURCE_RANGE_SERVICE_BITS, SlotKey, SourceRange, version_index,
+    Iface, IfaceFlags, PREFIX_TABLE_BITS, Prefix, PrefixTable, SOURCE_RANGE_SERVICE_BITS, SlotKey,
+    SourceRange, version_index,
 };
 use lb_common::{Address as _, Reason};
 use lb_ebpf::tables::{Dialled, InsertError, NextHop, Table, Tables};
 
-use super::maps::{
-    CURSORS, FRONTEND_PORTS, IFACES, REASONS, RECENT, SERVICE_STATS, SLOTS, VERSIONS,
-};
+use super::maps::{CURSORS, IFACES, REASONS, SERVICE_STATS, SLOTS, VERSIONS};
+use super::presence::{is_frontend_port, may_be_half_open, may_be_half_open_apart, stamp};
+use super::time::{jiffies, ticks};
 use super::{Host, settings};
 
 const E_EXIST: i32 = -17;
-
-/// Jiffies in a second on this kernel; written by the loader.
-#[unsafe(no_mangle)]
-static HZ: u32 = 250;
-
-/// Bits of jiffies that a stamp of `RECENT` leaves out.
-const STAMP_SHIFT: u32 = 8;
-
-/// How long a half-open flow may be silent and still be found: longer than a SYN and its answer are
-/// sent again by default (63 s), and than Linux waits for the answer to a datagram (30 s).
-const HALF_OPEN_SECS: u32 = 70;
-
-/// Jiffies in a second.
-#[inline(always)]
-fn ticks() -> u32 {
-    // SAFETY: a constant of the program, read volatile because the loader replaces it.
-    unsafe { ptr::read_volatile(&raw const HZ) }
-}
 
 /// The kernel around one packet.
 pub(crate) struct World {
@@ -390,92 +372,6 @@ impl<F: Host> Tables<F> for World {
             atomic_add(counter, 1);
         }
     }
-}
-
-/// False when no frontend has this port.
-#[inline(always)]
-fn is_frontend_port(port: u16, number: u8) -> bool {
-    let Some(set) = FRONTEND_PORTS.get_ptr(0) else {
-        return true;
-    };
-    let (row, word, bit) = PortSet::place(port, number);
-    // SAFETY: within the bits, for every port; an aligned word, read volatile because the agent
-    // writes it while programs run.
-    let word = unsafe { ptr::read_volatile((&raw const (*set).bits[row]).cast::<u32>().add(word)) };
-    word & bit != 0
-}
-
-/// Time in the units of `RECENT`, never 0.
-#[inline(always)]
-fn stamp_of(now: u32) -> u16 {
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "differences are taken modulo 2^16"
-    )]
-    let stamp = (now >> STAMP_SHIFT) as u16;
-    if stamp == 0 { 1 } else { stamp }
-}
-
-/// The low 32 bits of jiffies.
-#[inline(always)]
-fn jiffies() -> u32 {
-    // SAFETY: the helper has no arguments.
-    let jiffies = unsafe { bpf_jiffies64() };
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "ages are taken modulo 2^32"
-    )]
-    let low = jiffies as u32;
-    low
-}
-
-/// Where the stamp of a key is.
-#[inline(always)]
-fn stamp_ptr<A: lb_common::Address>(key: &ConnKey<A>) -> Option<*mut u16> {
-    let [a, b, c, d] = key.source.words();
-    let [e, f, g, h] = key.destination.words();
-    let ports = u32::from(key.source_port) << 16 | u32::from(key.destination_port);
-    // Cheap, not strong: two keys with one stamp cost a lookup and nothing else.
-    let mut hash = a.rotate_left(7) ^ e.rotate_left(19) ^ ports;
-    if A::LEN == 16 {
-        hash ^= b ^ c.rotate_left(5) ^ d.rotate_left(11);
-        hash ^= f.rotate_left(23) ^ g.rotate_left(13) ^ h.rotate_left(29);
-    }
-    let hash = hash.wrapping_mul(0x9e37_79b1);
-    let index = (hash >> 16) as usize & (RECENT_STAMPS - 1);
-    let recent = RECENT.get_ptr_mut(0)?;
-    // SAFETY: within the array, by the mask.
-    Some(unsafe { (&raw mut (*recent).stamps).cast::<u16>().add(index) })
-}
-
-/// Notes that a key is one of a half-open flow.
-#[inline(never)]
-fn stamp<A: lb_common::Address>(key: &ConnKey<A>, now: u32) {
-    if let Some(stamp) = stamp_ptr(key) {
-        // SAFETY: an aligned half word of a valid element.
-        unsafe { ptr::write_volatile(stamp, stamp_of(now)) };
-    }
-}
-
-/// The same, not inlined: for all but the first question about a packet.
-#[inline(never)]
-fn may_be_half_open_apart<A: lb_common::Address>(key: &ConnKey<A>) -> bool {
-    may_be_half_open(key)
-}
-
-/// False when no half-open flow has had this key for `HALF_OPEN_SECS`.
-#[inline(always)]
-fn may_be_half_open<A: lb_common::Address>(key: &ConnKey<A>) -> bool {
-    let Some(stamp) = stamp_ptr(key) else {
-        return true;
-    };
-    // SAFETY: as above.
-    let stamp = unsafe { ptr::read_volatile(stamp) };
-    if stamp == 0 {
-        return false;
-    }
-    let age = stamp_of(jiffies()).wrapping_sub(stamp);
-    u32::from(age) <= (HALF_OPEN_SECS * ticks() >> STAMP_SHIFT) + 1
 }
 
 /// Whether one of the service's source ranges holds the source.
