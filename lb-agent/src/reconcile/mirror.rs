@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::ops::Bound;
 
-use lb_common::abi::{Frontend, FrontendKey};
+use lb_common::abi::FrontendKey;
 
 use crate::model::tables::{Addr4, Addr6, FamilyTables, Op, TableContent, TableOp};
 use crate::plan::claims::FrontendAddress;
