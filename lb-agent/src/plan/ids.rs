@@ -141,8 +141,8 @@ impl Ids {
             let Some(slots) = port.slots.get_mut(usize::from(key.list)) else {
                 continue;
             };
-            // A half-applied change may have left a slot without its backend, or one backend twice;
-            // and lists with weights are placed anew.
+            // A half-applied change may have left a slot without its backend, or one backend twice.
+            // With weights a backend is there again behind the slots that are remembered.
             if backend_owner.get(backend) == Some(&key.service)
                 && seen.insert((key.service, key.list, *backend))
             {
@@ -298,13 +298,6 @@ impl Ids {
         }
         slots.extend(newcomers);
         slots.clone()
-    }
-
-    /// Makes these the slots of `list` of `service`, in which backends may be there more than once.
-    pub fn place(&mut self, service: u32, list: List, slots: Vec<u32>) -> Vec<u32> {
-        let port = self.ports.entry(service).or_default();
-        port.slots[list as usize].clone_from(&slots);
-        slots
     }
 
     /// The service ids that `service` has had since it was last settled.

@@ -4,7 +4,8 @@
 //! Weights make a list name a backend more than once, in `turns.rs`. Where a table chooses, it has
 //! the weights, in `maglev.rs`, and the list has each backend once: it is what is tried when the
 //! table's choice cannot be used.
-//! **Invariant:** a list in which all weights are equal is the stable one of [`Ids::arrange`].
+//! **Invariant:** a list begins as the stable one of [`Ids::arrange`], and with equal weights that is
+//! all of it.
 
 use lb_common::abi::{Algorithm, List, SlotKey, limits};
 
@@ -13,7 +14,7 @@ use super::encode::LIST_MAX;
 use super::endpoints::EndpointAddress;
 use super::ids::Ids;
 use super::maglev::{populate, table_size};
-use super::turns::turns;
+use super::turns::further_turns;
 use super::warning::Warning;
 use crate::model::service::ServicePort;
 
@@ -91,6 +92,9 @@ impl ServicePlan {
 }
 
 /// The backend ids of a list by slot.
+///
+/// ORDER: each backend has a slot among the first, where slots change as in a list without weights.
+/// So none that stays is out of the list between two writes, though the rest is put in a new order.
 fn arranged(
     service: u32,
     list: List,
@@ -98,13 +102,12 @@ fn arranged(
     algorithm: Algorithm,
     ids: &mut Ids,
 ) -> Vec<u32> {
-    let weights: Vec<u8> = members.iter().map(|member| member.weight).collect();
-    if !algorithm.has_table()
-        && let Some(turns) = turns(&weights)
-    {
-        let slots = turns.into_iter().map(|at| members[at].id).collect();
-        return ids.place(service, list, slots);
-    }
     let wanted: Vec<u32> = members.iter().map(|member| member.id).collect();
-    ids.arrange(service, list, &wanted)
+    let mut slots = ids.arrange(service, list, &wanted);
+    if !algorithm.has_table() {
+        let weights: Vec<u8> = members.iter().map(|member| member.weight).collect();
+        let further = further_turns(&weights).into_iter();
+        slots.extend(further.map(|at| wanted[at]));
+    }
+    slots
 }
