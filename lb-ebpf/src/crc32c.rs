@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! The checksum of SCTP, CRC32c (RFC 9260, appendix A), after a change of four bytes.
+//! The checksum of SCTP, `CRC32c` (RFC 9260, appendix A), after a change of four bytes.
 //!
 //! A CRC is linear: that of two messages of one length differs by the CRC, begun with zero, of what
 //! they differ by. So an update needs the changed bits and their distance to the end of the packet;

@@ -124,9 +124,12 @@ const RULES: &[Rule] = &[
             "lb-ebpf/src/kernel/edit.rs",
             "lb-ebpf/src/kernel/sock.rs",
             "lb-ebpf/src/kernel/counters.rs",
+            "lb-ebpf/src/kernel/fragment.rs",
+            "lb-ebpf/src/kernel/reject.rs",
+            "lb-ebpf/src/kernel/whole.rs",
         ],
         words: &["unsafe"],
-        why: "unsafe lives in lb-ebpf/src/kernel/{maps,parse,edit,sock,counters}.rs only",
+        why: "unsafe lives in lb-ebpf/src/kernel/{maps,parse,edit,sock,counters,fragment,reject,whole}.rs only",
     },
     Rule {
         scope: &["lb-common/", "lb-ebpf/", "lb-agent/", "lb-lab/"],
