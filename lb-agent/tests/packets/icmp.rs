@@ -147,7 +147,9 @@ fn quotes_of_any_length_keep_every_checksum_right(case: &mut Case) {
             let (there, sent) = (there.payload(&payload), sent.payload(&payload));
             let (from, seen) = match hook {
                 Hook::Egress => (flow.backend.ip(), flow.frontend.ip()),
-                _ => (flow.client.ip(), flow.client.ip()),
+                Hook::Ingress | Hook::IngressL3 | Hook::EgressL3 => {
+                    (flow.client.ip(), flow.client.ip())
+                }
             };
             let input = Message::new(error, from, there.source.ip(), &there).quoting(length);
             let output = Message::new(error, seen, sent.source.ip(), &sent).quoting(length);

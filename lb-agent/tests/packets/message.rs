@@ -13,7 +13,7 @@ use super::wire::{MACS, Segment, framed, internet_checksum};
 /// One ICMP message.
 #[derive(Clone, Debug)]
 pub(crate) struct Message {
-    message_type: u8,
+    kind: u8,
     source: IpAddr,
     destination: IpAddr,
     /// What lies between the checksum and the quote: four bytes, more in a redirect of IPv6.
@@ -37,7 +37,7 @@ impl Message {
         quoted: &Segment,
     ) -> Self {
         Self {
-            message_type,
+            kind: message_type,
             source,
             destination,
             between: vec![0, 0, 0x05, 0xaa],
@@ -56,7 +56,7 @@ impl Message {
 
     /// The bytes on the wire.
     pub(crate) fn frame(&self) -> Vec<u8> {
-        let mut message = vec![self.message_type, 4, 0, 0];
+        let mut message = vec![self.kind, 4, 0, 0];
         message.extend(&self.between);
         message.extend(&self.quote);
         match (self.source, self.destination) {
@@ -101,7 +101,7 @@ pub(crate) fn redirect(
     match quoted.destination.ip() {
         IpAddr::V4(gateway) => message.between = gateway.octets().to_vec(),
         IpAddr::V6(target) => {
-            message.message_type = 137;
+            message.kind = 137;
             let units = (8 + message.quote.len()).div_ceil(8).try_into().unwrap();
             let mut between = [&[0; 4][..], &target.octets(), &target.octets()].concat();
             if target_address {

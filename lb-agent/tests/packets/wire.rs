@@ -288,7 +288,7 @@ pub(crate) fn internet_checksum(parts: &[&[u8]]) -> [u8; 2] {
     (!u16::try_from(sum).unwrap()).to_be_bytes()
 }
 
-/// CRC32c, bit by bit (RFC 9260, appendix A).
+/// `CRC32c`, bit by bit (RFC 9260, appendix A).
 fn crc32c(bytes: &[u8]) -> u32 {
     let mut crc = u32::MAX;
     for &byte in bytes {
@@ -319,7 +319,7 @@ pub(crate) fn fragments(frame: &[u8], size: usize) -> Vec<Vec<u8>> {
         if is_v4 {
             let length = u16::try_from(header.len() + part.len()).unwrap();
             header[2..4].copy_from_slice(&length.to_be_bytes());
-            let field = offset / 8 | if more { 0x2000 } else { 0 };
+            let field = (offset / 8) | if more { 0x2000 } else { 0 };
             header[6..8].copy_from_slice(&field.to_be_bytes());
             header[10..12].copy_from_slice(&[0, 0]);
             let sum = internet_checksum(&[&header]);
