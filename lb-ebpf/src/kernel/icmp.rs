@@ -24,7 +24,9 @@ use super::{Host, World, work};
 /// Offsets within the network headers, in bytes.
 const V4_CHECKSUM: u32 = 10;
 const V4_SOURCE: u32 = 12;
+const V4_DESTINATION: u32 = 16;
 const V6_SOURCE: u32 = 8;
+const V6_DESTINATION: u32 = 24;
 
 /// Translates an ICMP error about a translated flow, drops a redirect about one, and passes
 /// everything else; gives the action. `l2` is the length of the link-layer header.
@@ -128,10 +130,10 @@ fn translate<F: Host>(
 /// Where the source or the destination lies in a network header.
 #[inline(always)]
 const fn place<F: Host>(source: bool) -> u32 {
-    let first = if F::IS_V6 { V6_SOURCE } else { V4_SOURCE };
-    if source {
-        first
-    } else {
-        first + F::Addr::LEN as u32
+    match (F::IS_V6, source) {
+        (false, true) => V4_SOURCE,
+        (false, false) => V4_DESTINATION,
+        (true, true) => V6_SOURCE,
+        (true, false) => V6_DESTINATION,
     }
 }

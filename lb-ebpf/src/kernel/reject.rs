@@ -47,6 +47,9 @@ const PACKET_MULTICAST: u32 = 2;
 /// Words of the longest network header that is quoted: IPv4 with all its options, or IPv6 with 56
 /// bytes of extension headers.
 const NETWORK_WORDS: usize = 24;
+/// The same in bytes.
+const NETWORK_BYTES: u32 = 96;
+const _: () = assert!(NETWORK_WORDS * 4 == NETWORK_BYTES as usize);
 /// Words of the longest transport header that is quoted.
 const TRANSPORT_WORDS: usize = 5;
 
@@ -103,7 +106,7 @@ fn answer<F: Host>(
     let mut network = MaybeUninit::uninit();
     let network = zeroed::<NETWORK_WORDS>(&mut network);
     // VERIFIER: a length that it knows neither the least nor the most of is refused.
-    if l4 < 20 || l4 > NETWORK_WORDS as u32 * 4 {
+    if l4 < 20 || l4 > NETWORK_BYTES {
         return Err(Failed);
     }
     load(skb, l2, network, l4)?;

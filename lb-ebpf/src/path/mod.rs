@@ -2,7 +2,7 @@
 //! The order of the steps: what happens to a packet at each hook.
 //!
 //! Every step fills the [`Work`] record and returns what to do; nothing here touches a packet.
-//! **Invariant:** a packet that is not ours leaves through [`Decision::Pass`] with nothing
+//! **Invariant:** a packet that is not ours leaves through [`Outcome::Pass`] with nothing
 //! counted and nothing written. Next: `request.rs` for tc ingress, `reply.rs` for tc egress.
 
 mod affinity;

@@ -24,7 +24,7 @@ const ATTEMPTS: u32 = 8;
 const PORTS_FIRST: u32 = 32_768;
 const PORTS: u32 = 28_232;
 
-/// Opens the flow that [`super::request`] found to begin, and decides about its first packet.
+/// Opens the flow that [`super::request()`] found to begin, and decides about its first packet.
 #[inline(never)]
 pub fn begin<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>) -> Outcome {
     let opened = if work.direct {
