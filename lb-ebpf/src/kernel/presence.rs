@@ -87,5 +87,5 @@ pub(super) fn may_be_half_open<A: lb_common::Address>(key: &ConnKey<A>) -> bool 
         return false;
     }
     let age = stamp_of(jiffies()).wrapping_sub(stamp);
-    u32::from(age) <= (HALF_OPEN_SECS * ticks() >> STAMP_SHIFT) + 1
+    u32::from(age) <= ((HALF_OPEN_SECS * ticks()) >> STAMP_SHIFT) + 1
 }

@@ -106,7 +106,7 @@ fn answer<F: Host>(
     let mut network = MaybeUninit::uninit();
     let network = zeroed::<NETWORK_WORDS>(&mut network);
     // VERIFIER: a length that it knows neither the least nor the most of is refused.
-    if l4 < 20 || l4 > NETWORK_BYTES {
+    if !(20..=NETWORK_BYTES).contains(&l4) {
         return Err(Failed);
     }
     load(skb, l2, network, l4)?;

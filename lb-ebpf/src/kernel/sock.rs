@@ -126,7 +126,7 @@ impl World {
     /// socket of UDP.
     #[inline(always)]
     pub(super) fn node_has_socket<F: Host>(&self, key: &ConnKey<F::Addr>) -> bool {
-        const CURRENT_NETNS: u64 = BPF_F_CURRENT_NETNS as u64;
+        const CURRENT_NETNS: u64 = (BPF_F_CURRENT_NETNS as i64).cast_unsigned();
         if key.proto == proto::TCP {
             return has_connection::<F>(self.skb, key, CURRENT_NETNS);
         }

@@ -139,14 +139,15 @@ impl<F: Host> Tables<F> for World {
 
     #[inline(always)]
     fn conn(&self, table: Table, key: &ConnKey<F::Addr>) -> Option<&Conn<F::Addr>> {
+        if table as u8 == Table::HalfOpen as u8 && !may_be_half_open_apart(key) {
+            return None;
+        }
+        let conn = entry::<F>(table, key)?;
         // SAFETY: fields that change after insertion are words or written by one direction. An
         // element that is removed while it is read may be used anew within nanoseconds: only
         // flows that have been silent for their whole timeout, or half-open ones that give way,
         // are removed under a reader.
-        if table as u8 == Table::HalfOpen as u8 && !may_be_half_open_apart(key) {
-            return None;
-        }
-        entry::<F>(table, key).map(|conn| unsafe { &*conn })
+        Some(unsafe { &*conn })
     }
 
     #[inline(always)]

@@ -3,12 +3,7 @@
 //!
 //! The receiving kernel judges the answers, by what it tells the socket and by what it counts as
 //! wrong. **Invariant:** an answer comes within a tenth of a second, or it is a failure.
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test ends at the first failure"
-)]
+#![expect(clippy::unwrap_used, reason = "a test ends at the first failure")]
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
