@@ -44,14 +44,14 @@ fn stamp_of(now: u32) -> u16 {
 /// Where the stamp of a key is.
 #[inline(always)]
 fn stamp_ptr<A: lb_common::Address>(key: &ConnKey<A>) -> Option<*mut u16> {
-    let [a, b, c, d] = key.source.words();
-    let [e, f, g, h] = key.destination.words();
+    let from = key.source.words();
+    let to = key.destination.words();
     let ports = u32::from(key.source_port) << 16 | u32::from(key.destination_port);
     // Cheap, not strong: two keys with one stamp cost a lookup and nothing else.
-    let mut hash = a.rotate_left(7) ^ e.rotate_left(19) ^ ports;
+    let mut hash = from[0].rotate_left(7) ^ to[0].rotate_left(19) ^ ports;
     if A::LEN == 16 {
-        hash ^= b ^ c.rotate_left(5) ^ d.rotate_left(11);
-        hash ^= f.rotate_left(23) ^ g.rotate_left(13) ^ h.rotate_left(29);
+        hash ^= from[1] ^ from[2].rotate_left(5) ^ from[3].rotate_left(11);
+        hash ^= to[1].rotate_left(23) ^ to[2].rotate_left(13) ^ to[3].rotate_left(29);
     }
     let hash = hash.wrapping_mul(0x9e37_79b1);
     let index = (hash >> 16) as usize & (RECENT_STAMPS - 1);
