@@ -198,18 +198,35 @@ impl Cluster {
 
     /// Starts an agent on every node and waits until each has programmed what there is.
     pub(crate) fn start_agents(&mut self) {
+        self.start_agents_with(&[]);
+    }
+
+    /// The same with further arguments.
+    pub(crate) fn start_agents_with(&mut self, arguments: &[&str]) {
         for number in 0..self.lab.nodes().len() {
-            let agent = self.start_agent(number);
+            let agent = self.start_agent_with(number, arguments);
             self.agents.push(agent);
         }
     }
 
     /// Starts one agent and waits until it is ready.
     pub(crate) fn start_agent(&self, node: usize) -> Agent {
+        self.start_agent_with(node, &[])
+    }
+
+    fn start_agent_with(&self, node: usize, arguments: &[&str]) -> Agent {
         let binary = find_binary().unwrap();
         self.node(node)
-            .start_agent(&binary, self.manifests.dir(), &[])
+            .start_agent(&binary, self.manifests.dir(), arguments)
             .unwrap()
+    }
+
+    /// Ends every agent: by SIGTERM, or by SIGKILL.
+    pub(crate) fn end_agents(&mut self, killed: bool) {
+        for agent in self.agents.drain(..) {
+            let ended = if killed { agent.kill() } else { agent.stop() };
+            assert_eq!(ended.unwrap().success(), !killed);
+        }
     }
 
     /// Changes manifests and waits until every agent has applied the change.

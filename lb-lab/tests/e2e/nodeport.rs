@@ -26,7 +26,7 @@ fn vip(name: &str, number: u8, node_port: u16) -> Vip {
 }
 
 /// Asks over TCP and UDP who serves, and whom the server sees; the source's port is left out.
-fn ask(client: &Host, remote: SocketAddr) -> [String; 4] {
+pub(crate) fn ask(client: &Host, remote: SocketAddr) -> [String; 4] {
     let seen = |text: String| text.split(' ').next().unwrap().to_owned();
     [
         get(client, remote, "/").text().to_owned(),
@@ -36,7 +36,8 @@ fn ask(client: &Host, remote: SocketAddr) -> [String; 4] {
     ]
 }
 
-fn node_address(cluster: &Cluster, node: usize, family: usize, port: u16) -> SocketAddr {
+/// A node's address of a family (0 is IPv4) with a port.
+pub(crate) fn node_address(cluster: &Cluster, node: usize, family: usize, port: u16) -> SocketAddr {
     SocketAddr::new(cluster.node(node).addresses()[family], port)
 }
 
@@ -107,7 +108,7 @@ fn clients_are_refused_at_once_without_endpoints(builder: Builder) {
 }
 
 /// Connects and must be refused long before a SYN would be sent again.
-fn refused(client: &Host, remote: SocketAddr) {
+pub(crate) fn refused(client: &Host, remote: SocketAddr) {
     let started = std::time::Instant::now();
     let connect =
         move || std::net::TcpStream::connect_timeout(&remote, std::time::Duration::from_secs(5));
