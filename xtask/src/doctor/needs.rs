@@ -216,6 +216,20 @@ pub(crate) const NEEDS: &[Need] = &[
         RUNS,
         "showing the maps to a person",
     ),
+    tool(
+        "knotd",
+        &["knot"],
+        &["--version"],
+        &[Test],
+        "the DNS server behind the cluster's DNS address",
+    ),
+    tool(
+        "kdig",
+        &["knot-dnsutils"],
+        &["--version"],
+        &[Test],
+        "asking it",
+    ),
     tool("curl", &["curl"], &["--version"], RUNS, "the demo's client"),
     tool(
         "debootstrap",
