@@ -2,8 +2,8 @@
 //! Packets of made-up senders by the hundred thousand, while a thousand connections transfer.
 //!
 //! The table of established connections has room for hardly more than those, and the table of
-//! half-open ones overflows many times. **Invariant:** every packet of the flood has ports and a
-//! source of its own; what reached the node is counted there and not by the sender.
+//! half-open ones overflows many times. **Invariant:** sources and ports are drawn anew for every
+//! packet; what reached the node is counted there and not by the sender.
 //! Read next: "Connections" in the README of `lb-common`.
 #![expect(clippy::unwrap_used, reason = "a test ends at the first failure")]
 
