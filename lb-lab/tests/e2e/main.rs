@@ -24,3 +24,4 @@ mod not_ours;
 mod path_mtu;
 mod reject;
 mod updates;
+mod upstream;
