@@ -65,12 +65,6 @@ fn rolling_update(policy: &str) {
 }
 
 #[test]
-fn should_not_have_connectivity_disruption_during_rolling_update_with_external_traffic_policy_cluster()
- {
-    rolling_update("Cluster");
-}
-
-#[test]
 fn should_not_have_connectivity_disruption_during_rolling_update_with_external_traffic_policy_local()
  {
     rolling_update("Local");
