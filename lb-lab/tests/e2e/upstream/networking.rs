@@ -2,7 +2,6 @@
 //! `networking.go`: who reaches whom through a Service, and what a change of it changes.
 //!
 //! **Invariant:** every name that ought to answer does, and no other. Read next: `topology.rs`.
-#![expect(clippy::unwrap_used, reason = "a test ends at the first failure")]
 
 use lb_lab::{Endpoint, Host, HttpClient, Pod, UdpClient};
 

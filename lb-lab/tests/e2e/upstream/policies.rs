@@ -3,7 +3,6 @@
 //!
 //! **Invariant:** a node without an endpoint of its own says nothing under `Local`, and a client
 //! that a node's own endpoint answers is seen as it is. Read next: `terminating.rs`.
-#![expect(clippy::unwrap_used, reason = "a test ends at the first failure")]
 
 use lb_lab::{Lab, Place};
 

@@ -3,7 +3,6 @@
 //!
 //! **Invariant:** what was there works as soon as the agent says that it is ready.
 //! Read next: `../lifecycle.rs` and `../from_api.rs`, which look closer.
-#![expect(clippy::unwrap_used, reason = "a test ends at the first failure")]
 
 use std::time::Duration;
 

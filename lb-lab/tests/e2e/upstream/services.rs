@@ -2,7 +2,6 @@
 //! `service.go`: Services, their ports and their endpoints come, change and go.
 //!
 //! **Invariant:** what one Service does, no other notices. Read next: `types.rs`.
-#![expect(clippy::unwrap_used, reason = "a test ends at the first failure")]
 
 use lb_lab::{LabError, Manifests, Pod, Service};
 

@@ -15,7 +15,7 @@ use crate::common::can_run;
 /// Nodes in these zones, a server on each of `servers`, a client on every node.
 struct Zones {
     cluster: Cluster,
-    zones: Vec<&'static str>,
+    of_nodes: Vec<&'static str>,
     clients: Vec<Pod>,
     servers: Vec<Pod>,
 }
@@ -33,10 +33,10 @@ impl Zones {
         let clients = clients.collect();
         let web = |(number, node): (usize, &usize)| cluster.web(*node, &format!("web-{number}"));
         let servers = servers.iter().enumerate().map(web).collect();
-        let zones = zones.to_vec();
+        let of_nodes = zones.to_vec();
         Some(Self {
             cluster,
-            zones,
+            of_nodes,
             clients,
             servers,
         })
@@ -46,7 +46,7 @@ impl Zones {
     fn endpoint(&self, server: usize) -> Endpoint {
         let pod = &self.servers[server];
         Endpoint {
-            zone: Some(self.zones[usize::from(pod.node().number())].to_owned()),
+            zone: Some(self.of_nodes[usize::from(pod.node().number())].to_owned()),
             ..Endpoint::from(pod)
         }
     }

@@ -3,7 +3,6 @@
 //!
 //! **Invariant:** a client asks an address of a kind that a real one of its place has.
 //! Read next: `policies.rs`.
-#![expect(clippy::unwrap_used, reason = "a test ends at the first failure")]
 
 use std::net::IpAddr;
 

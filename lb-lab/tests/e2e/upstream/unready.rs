@@ -3,7 +3,6 @@
 //!
 //! With `publishNotReadyAddresses` the controller writes every endpoint as ready.
 //! **Invariant:** what is not to be reached refuses. Read next: `terminating.rs`.
-#![expect(clippy::unwrap_used, reason = "a test ends at the first failure")]
 
 use lb_lab::{Endpoint, Place, Pod};
 
