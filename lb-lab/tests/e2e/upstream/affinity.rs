@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `service.go`, `networking.go`, `loadbalancer.go`: `sessionAffinity: ClientIP`.
 //!
-//! Timeouts are a second where upstream waits for minutes. **Invariant:** a client with an
+//! Timeouts are a second where Kubernetes waits for minutes. **Invariant:** a client with an
 //! entry meets its backend in each of 15 connections. Read next: `loadbalancer.rs`.
 #![expect(clippy::unwrap_used, reason = "a test ends at the first failure")]
 
@@ -16,32 +16,34 @@ use super::{NODE_PORT, answered_by, at, cluster, with_node_port, with_spec};
 use crate::cluster::{Cluster, Vip, get, pause};
 
 /// How many answers in a row must be the same.
-const STICKY: usize = 15;
+const IN_A_ROW: usize = 15;
 /// Longer than the timeout of the tests' Services.
 const EXPIRED: Duration = Duration::from_millis(1_400);
 /// How often an entry may expire and the same one of three backends be chosen again.
 const EXPIRIES: usize = 8;
 
-fn sticky(vip: Vip) -> Vip {
+fn with_affinity(vip: Vip) -> Vip {
     with_spec(vip, "sessionAffinity: ClientIP")
 }
 
 fn short(vip: Vip) -> Vip {
     let line = "sessionAffinityConfig: {clientIP: {timeoutSeconds: 1}}";
-    with_spec(sticky(vip), line)
+    with_spec(with_affinity(vip), line)
 }
 
 /// The one name that answers all connections and all datagrams of a client.
 fn one_name(client: &Host, remote: SocketAddr) -> [String; 2] {
-    let tcp: BTreeSet<_> = (0..STICKY).map(|_| get(client, remote, "/").body).collect();
+    let tcp: BTreeSet<_> = (0..IN_A_ROW)
+        .map(|_| get(client, remote, "/").body)
+        .collect();
     let ask = |_| client.udp_ask(remote, "hostname").unwrap();
-    let udp: BTreeSet<_> = (0..STICKY).map(ask).collect();
+    let udp: BTreeSet<_> = (0..IN_A_ROW).map(ask).collect();
     assert_eq!((tcp.len(), udp.len()), (1, 1), "{remote}: {tcp:?} {udp:?}");
     [tcp, udp].map(|names| names.first().unwrap().trim_end().to_owned())
 }
 
 /// One name answers all connections, and one all datagrams, at each of the addresses.
-fn sticks(client: &Host, remotes: [SocketAddr; 2]) {
+fn meets_one(client: &Host, remotes: [SocketAddr; 2]) {
     for remote in remotes {
         one_name(client, remote);
     }
@@ -77,11 +79,11 @@ fn start(vip: &Vip) -> Option<(Cluster, Host, Host)> {
 
 #[test]
 fn should_have_session_affinity_work_for_service_with_type_cluster_ip() {
-    let vip = sticky(Vip::new("web", 1));
+    let vip = with_affinity(Vip::new("web", 1));
     let Some((_cluster, client, _)) = start(&vip) else {
         return;
     };
-    sticks(&client, vip.remotes());
+    meets_one(&client, vip.remotes());
 }
 
 #[test]
@@ -97,26 +99,26 @@ fn should_have_session_affinity_timeout_work_for_service_with_type_cluster_ip() 
 
 #[test]
 fn should_be_able_to_switch_session_affinity_for_service_with_type_cluster_ip() {
-    let (plain, vip) = (Vip::new("web", 1), sticky(Vip::new("web", 1)));
+    let (plain, vip) = (Vip::new("web", 1), with_affinity(Vip::new("web", 1)));
     let Some((mut cluster, client, _)) = start(&plain) else {
         return;
     };
     answered_by(&client, vip.remotes(), &["a", "b", "c"]);
     cluster.change(|manifests| manifests.service(&vip.service));
-    sticks(&client, vip.remotes());
+    meets_one(&client, vip.remotes());
     cluster.change(|manifests| manifests.service(&plain.service));
     answered_by(&client, vip.remotes(), &["a", "b", "c"]);
 }
 
 #[test]
 fn should_have_session_affinity_work_for_node_port_service() {
-    let vip = sticky(with_node_port());
+    let vip = with_affinity(with_node_port());
     let Some((cluster, client, outside)) = start(&vip) else {
         return;
     };
     let remotes = at(cluster.node(0), NODE_PORT);
-    sticks(&client, remotes);
-    sticks(&outside, remotes);
+    meets_one(&client, remotes);
+    meets_one(&outside, remotes);
 }
 
 #[test]
@@ -132,7 +134,7 @@ fn should_have_session_affinity_timeout_work_for_node_port_service() {
 
 #[test]
 fn should_be_able_to_switch_session_affinity_for_node_port_service() {
-    let (plain, vip) = (with_node_port(), sticky(with_node_port()));
+    let (plain, vip) = (with_node_port(), with_affinity(with_node_port()));
     let Some((mut cluster, client, outside)) = start(&plain) else {
         return;
     };
@@ -143,7 +145,7 @@ fn should_be_able_to_switch_session_affinity_for_node_port_service() {
         }
         for client in [&client, &outside] {
             if vip.service.to_yaml().contains("ClientIP") {
-                sticks(client, remotes);
+                meets_one(client, remotes);
             } else {
                 answered_by(client, remotes, &["a", "b", "c"]);
             }
@@ -154,17 +156,17 @@ fn should_be_able_to_switch_session_affinity_for_node_port_service() {
 /// Affinity works, is switched off, and on again, at the address of a load balancer.
 fn at_a_load_balancer(policy: &str, names: &[&str]) {
     let plain = with_spec(balanced(), &format!("externalTrafficPolicy: {policy}"));
-    let vip = sticky(plain.clone());
+    let vip = with_affinity(plain.clone());
     let Some((mut cluster, _, outside)) = start(&vip) else {
         return;
     };
     // With `Local`, the node of two of the three backends.
     let remotes = lead_to(&cluster, 1);
-    sticks(&outside, remotes);
+    meets_one(&outside, remotes);
     cluster.change(|manifests| manifests.service(&plain.service));
     answered_by(&outside, remotes, names);
     cluster.change(|manifests| manifests.service(&vip.service));
-    sticks(&outside, remotes);
+    meets_one(&outside, remotes);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `conntrack.go`, `loadbalancer.go`: UDP clients that keep their port while servers change.
 //!
-//! Upstream asks until somebody answers; here the first datagram after the change counts.
+//! Kubernetes asks until somebody answers; here the first datagram after the change counts.
 //! **Invariant:** one socket per client and address, opened once. Read next: `invalid.rs`.
 #![expect(clippy::unwrap_used, reason = "a test ends at the first failure")]
 

@@ -3,7 +3,7 @@
 //!
 //! Each test bears the words of the one it stands for; the README's table has them all. What a
 //! controller would do there (slices, conditions, hints, a balancer's addresses) is written here.
-//! **Invariant:** where upstream tries again until it works, here the first try counts.
+//! **Invariant:** where Kubernetes tries again until it works, here the first try counts.
 //! Read next: `services.rs`.
 #![expect(clippy::unwrap_used, reason = "a test ends at the first failure")]
 
