@@ -9,6 +9,7 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use crate::endpoint::Endpoint;
 use crate::error::LabError;
 use crate::node::Node;
 use crate::pod::Pod;
@@ -37,6 +38,9 @@ pub struct Service {
     namespace: String,
     cluster_ips: Vec<IpAddr>,
     ports: Vec<ServicePort>,
+    labels: Vec<(String, String)>,
+    /// Labels of its slices.
+    slice_labels: Vec<(String, String)>,
     annotations: Vec<(String, String)>,
     kind: &'static str,
     /// Further lines below `spec`.
@@ -53,6 +57,8 @@ impl Service {
             namespace: "default".to_owned(),
             cluster_ips: cluster_ips.to_vec(),
             ports: Vec::new(),
+            labels: Vec::new(),
+            slice_labels: Vec::new(),
             annotations: Vec::new(),
             kind: "ClusterIP",
             spec: Vec::new(),
@@ -108,6 +114,18 @@ impl Service {
         self
     }
 
+    /// Adds a label.
+    pub fn label(mut self, name: &str, value: &str) -> Self {
+        self.labels.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Adds a label to its EndpointSlices only.
+    pub fn slice_label(mut self, name: &str, value: &str) -> Self {
+        self.slice_labels.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
     /// Adds an annotation.
     pub fn annotation(mut self, name: &str, value: &str) -> Self {
         self.annotations.push((name.to_owned(), value.to_owned()));
@@ -128,9 +146,11 @@ impl Service {
             self.name,
             self.namespace
         );
-        if !self.annotations.is_empty() {
-            line!(text, "  annotations:");
-            for (name, value) in &self.annotations {
+        for (heading, entries) in [("labels", &self.labels), ("annotations", &self.annotations)] {
+            if !entries.is_empty() {
+                line!(text, "  {heading}:");
+            }
+            for (name, value) in entries {
                 line!(text, "    {name}: {value:?}");
             }
         }
@@ -207,6 +227,9 @@ impl Service {
                 "  labels:\n    kubernetes.io/service-name: {}",
                 self.name
             );
+            for (name, value) in &self.slice_labels {
+                line!(text, "    {name}: {value:?}");
+            }
             line!(text, "addressType: {family}\nports:");
             for port in &self.ports {
                 line!(
@@ -236,81 +259,7 @@ impl ServicePort {
     }
 }
 
-/// One endpoint of a Service, with its conditions.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Endpoint {
-    /// Its addresses, one for each family it has.
-    pub addresses: Vec<IpAddr>,
-    /// The pod's name, if it is one.
-    pub pod: Option<String>,
-    /// The node it is on.
-    pub node: Option<String>,
-    /// Its zone.
-    pub zone: Option<String>,
-    /// Condition `ready`.
-    pub ready: bool,
-    /// Condition `serving`.
-    pub serving: bool,
-    /// Condition `terminating`.
-    pub terminating: bool,
-}
-
-impl From<&Pod> for Endpoint {
-    fn from(pod: &Pod) -> Self {
-        Self {
-            addresses: pod.addresses().to_vec(),
-            pod: Some(pod.name().to_owned()),
-            node: Some(pod.node().name().to_owned()),
-            zone: None,
-            ready: true,
-            serving: true,
-            terminating: false,
-        }
-    }
-}
-
-impl Endpoint {
-    /// The endpoint as its pod is being deleted: still serving, no longer ready.
-    #[must_use]
-    pub fn terminating(mut self) -> Self {
-        (self.ready, self.terminating) = (false, true);
-        self
-    }
-
-    fn to_yaml(&self, of_family: &str) -> String {
-        let mut text = String::new();
-        for address in self
-            .addresses
-            .iter()
-            .filter(|address| family(**address) == of_family)
-        {
-            line!(
-                text,
-                "- addresses:\n  - {:?}\n  conditions:",
-                address.to_string()
-            );
-            line!(
-                text,
-                "    ready: {}\n    serving: {}",
-                self.ready,
-                self.serving
-            );
-            line!(text, "    terminating: {}", self.terminating);
-            if let Some(node) = &self.node {
-                line!(text, "  nodeName: {node}");
-            }
-            if let Some(zone) = &self.zone {
-                line!(text, "  zone: {zone}");
-            }
-            if let Some(pod) = &self.pod {
-                line!(text, "  targetRef:\n    kind: Pod\n    name: {pod}");
-            }
-        }
-        text
-    }
-}
-
-const fn family(address: IpAddr) -> &'static str {
+pub(crate) const fn family(address: IpAddr) -> &'static str {
     if address.is_ipv4() { "IPv4" } else { "IPv6" }
 }
 
@@ -364,11 +313,21 @@ impl Manifests {
 
     /// Writes a Node with its addresses and pod ranges.
     pub fn node(&self, node: &Node) -> Result<(), LabError> {
+        self.node_labelled(node, "")
+    }
+
+    /// The same, with a zone.
+    pub fn node_in_zone(&self, node: &Node, zone: &str) -> Result<(), LabError> {
+        let label = format!("\n    topology.kubernetes.io/zone: {zone}");
+        self.node_labelled(node, &label)
+    }
+
+    fn node_labelled(&self, node: &Node, label: &str) -> Result<(), LabError> {
         let (name, v4, v6) = (node.name(), node.v4(), node.v6());
         let (pods_v4, pods_v6) = (node.pod_cidr_v4(), node.pod_cidr_v6());
         let text = format!(
             "apiVersion: v1\nkind: Node\nmetadata:\n  name: {name}\n  labels:\n    \
-             kubernetes.io/hostname: {name}\nspec:\n  podCIDR: {pods_v4}\n  podCIDRs:\n  \
+             kubernetes.io/hostname: {name}{label}\nspec:\n  podCIDR: {pods_v4}\n  podCIDRs:\n  \
              - {pods_v4}\n  - \"{pods_v6}\"\nstatus:\n  addresses:\n  - type: InternalIP\n    \
              address: {v4}\n  - type: InternalIP\n    address: \"{v6}\"\n  - type: Hostname\n    \
              address: {name}\n"
@@ -413,6 +372,8 @@ mod tests {
             pod: None,
             node: Some("node-0".to_owned()),
             zone: None,
+            zone_hints: Vec::new(),
+            node_hints: Vec::new(),
             ready: true,
             serving: true,
             terminating: false,

@@ -152,7 +152,12 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// Two nodes as described, no agent yet.
     pub(crate) fn new(builder: Builder) -> Self {
-        let lab = builder.nodes(2).build().unwrap();
+        Self::of_nodes(builder, 2)
+    }
+
+    /// So many nodes as described, no agent yet.
+    pub(crate) fn of_nodes(builder: Builder, count: usize) -> Self {
+        let lab = builder.nodes(count).build().unwrap();
         let manifests = Manifests::at(lab.dir().join("manifests")).unwrap();
         for node in lab.nodes() {
             manifests.node(node).unwrap();

@@ -24,12 +24,12 @@ const SEEN_WITHIN: Duration = Duration::from_secs(10);
 const REBOOT_MAX: Duration = Duration::from_secs(15);
 
 /// Starts a server in the node's namespace, where its agent reaches it.
-fn api_server(node: &Node) -> ApiServer {
+pub(crate) fn api_server(node: &Node) -> ApiServer {
     let start = || ApiServer::start("127.0.0.1:0".parse().unwrap());
     node.netns().run(start).unwrap().unwrap()
 }
 
-fn publish(server: &ApiServer, node: &Node, backends: &[&Pod]) {
+pub(crate) fn publish(server: &ApiServer, node: &Node, backends: &[&Pod]) {
     server
         .apply(json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": node.name()}}))
         .unwrap();
@@ -57,7 +57,7 @@ fn publish(server: &ApiServer, node: &Node, backends: &[&Pod]) {
 }
 
 /// Waits until the pod that answers a new connection is `wanted`.
-fn wait_for_answer(client: &Pod, wanted: &str) {
+pub(crate) fn wait_for_answer(client: &Pod, wanted: &str) {
     let vip: SocketAddr = VIP.parse().unwrap();
     let until = Instant::now() + SEEN_WITHIN;
     while get(client, vip, "/").text() != wanted {

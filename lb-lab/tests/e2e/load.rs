@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use lb_lab::{HttpClient, LabError, Pod, Recording, UdpClient};
+use lb_lab::{Host, HttpClient, LabError, Recording, UdpClient};
 
 use crate::cluster::CONNECT_MAX;
 
@@ -74,14 +74,14 @@ pub(crate) fn assert_no_retransmission(recording: &Recording) {
 }
 
 /// `count` connections, one after the other.
-pub(crate) fn sequential(client: &Pod, remote: SocketAddr, count: usize) -> Vec<Request> {
+pub(crate) fn sequential(client: &Host, remote: SocketAddr, count: usize) -> Vec<Request> {
     let work = || (0..count).map(|_| Request::make(remote)).collect();
     client.run(work).unwrap()
 }
 
 /// `count` connections by each of `clients` threads at once, all to the same remote.
 pub(crate) fn parallel(
-    client: &Pod,
+    client: &Host,
     remote: SocketAddr,
     clients: usize,
     count: usize,
@@ -98,7 +98,7 @@ pub(crate) fn parallel(
 
 /// Runs `work` while `clients` threads dial the remotes in turn without pause.
 pub(crate) fn during<T>(
-    client: &Pod,
+    client: &Host,
     remotes: [SocketAddr; 2],
     clients: usize,
     work: impl FnOnce() -> T,
@@ -138,7 +138,7 @@ pub(crate) fn during<T>(
 ///
 /// Each has a port of its own: a port that comes again within minutes is the same flow to
 /// everyone but its socket, and keeps its backend.
-pub(crate) fn datagrams(client: &Pod, remote: SocketAddr, count: u16) -> Vec<String> {
+pub(crate) fn datagrams(client: &Host, remote: SocketAddr, count: u16) -> Vec<String> {
     const FIRST_PORT: u16 = 20_000;
     let ask = |number| UdpClient::bind(remote, Some(FIRST_PORT + number))?.ask("hostname");
     let work = || (0..count).map(ask).collect::<Result<Vec<_>, _>>();

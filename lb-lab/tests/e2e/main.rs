@@ -29,3 +29,4 @@ mod path_mtu;
 mod reject;
 mod removals;
 mod updates;
+mod upstream;
