@@ -225,7 +225,10 @@ fn direct<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>, fou
     );
     let collides =
         is_taken(tables, work, Table::Established) || is_taken(tables, work, Table::HalfOpen);
-    if found && work.conn.action == Action::Dnat as u8 {
+    // What is left of a flow of UDP through a frontend that is no more stays until it is swept, for an
+    // answer under way.
+    let in_the_way = collides || work.packet.proto != proto::UDP;
+    if found && in_the_way && work.conn.action == Action::Dnat as u8 {
         if work.conn.service == 0 && !ConnState::is_over(work.conn.state()) {
             return Step::Apply;
         }
