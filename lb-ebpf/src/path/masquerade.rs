@@ -14,6 +14,9 @@ use crate::tables::{InsertError, Table, Tables};
 /// Ports tried, the client's own first. With nine tenths of the pool in use towards one backend, all
 /// fail once in 5 flows; with half of it, once in 65,536.
 const ATTEMPTS: u32 = 16;
+/// Ports tried before one is taken whose flow is over. Its backend may still wait for the last
+/// acknowledgement, and would take the SYN of the next flow for a part of the one before.
+const PATIENT_ATTEMPTS: u32 = 12;
 
 /// Begins to masquerade the flow of a packet that is marked, or that an entry of ours says so of.
 #[inline(never)]
@@ -50,8 +53,9 @@ pub fn begin_reply<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::A
             let random = tables.random();
             tables.masquerade_port(random)
         };
+        let patient = attempt < PATIENT_ATTEMPTS;
         attempt += 1;
-        match claim(tables, work, port) {
+        match claim(tables, work, port, patient) {
             Claim::Done => {
                 return match finish(tables, work) {
                     Ok(()) => Outcome::Edit,
@@ -108,7 +112,12 @@ fn prepare<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>) {
 
 /// Claims a port, which a living flow or a socket of the node may have towards this backend.
 #[inline(never)]
-fn claim<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>, port: u16) -> Claim {
+fn claim<F: Family, T: Tables<F>>(
+    tables: &mut T,
+    work: &mut Work<F::Addr>,
+    port: u16,
+    patient: bool,
+) -> Claim {
     if port == 0 {
         return Claim::Taken;
     }
@@ -120,7 +129,9 @@ fn claim<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>, port
         Hook::Ingress,
     );
     work.conn.peer_port = port;
-    if !is_free(tables, work, Table::Established) || !is_free(tables, work, Table::HalfOpen) {
+    if !is_free(tables, work, Table::Established, patient)
+        || !is_free(tables, work, Table::HalfOpen, patient)
+    {
         return Claim::Taken;
     }
     match tables.insert_conn(work.table, &work.pair_key, &work.pair) {
@@ -135,19 +146,22 @@ fn claim<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>, port
     Claim::Done
 }
 
-/// True when no living flow has the key of the replies in a table; one that is over makes room.
+/// True when no flow has the key of the replies in a table; one that is over makes room unless we are
+/// patient.
 #[inline(always)]
 fn is_free<F: Family, T: Tables<F>>(
     tables: &mut T,
     work: &mut Work<F::Addr>,
     table: Table,
+    patient: bool,
 ) -> bool {
     let Some(existing) = tables.conn(table, &work.pair_key) else {
         return true;
     };
     work.other_key = existing.pair_key(&work.pair_key);
     // The flow's own earlier claim: its other half gave way to newer flows.
-    if work.other_key != work.key && !ConnState::is_over(existing.state()) {
+    let own = work.other_key == work.key;
+    if !own && (patient || !ConnState::is_over(existing.state())) {
         return false;
     }
     tables.remove_conn(table, &work.other_key);

@@ -34,6 +34,7 @@ both! {
     exhausted_masquerade_ports_are_a_counted_drop
     a_socket_of_the_node_keeps_its_port
     a_closed_flow_gives_its_masquerade_port_back
+    the_port_of_a_flow_that_has_just_ended_is_left_alone_while_others_are_free
     a_masqueraded_datagram_is_answered_too
     a_reply_to_a_flow_that_is_gone_is_left_to_the_stack
     a_port_that_the_client_serves_itself_is_changed
@@ -280,6 +281,24 @@ mod case {
             back(&mut world, again.1, again.0, (TCP, last)).unwrap();
             handshake(&mut world, client::<F>(40_001), frontend);
             world.assert_paired();
+        }
+    }
+
+    pub(super) fn the_port_of_a_flow_that_has_just_ended_is_left_alone_while_others_are_free<
+        F: Made,
+    >() {
+        let mut world = with_node::<F>();
+        world.pool = 2000..=2001;
+        let frontend = world.service(1, TCP, &[1]);
+        set_policy(&mut world, Policy::SNAT_ALWAYS);
+        for port in 40_000..40_020 {
+            let seen = handshake(&mut world, client::<F>(port), frontend);
+            there(&mut world, client::<F>(port), frontend, (TCP, FIN | ACK)).unwrap();
+            back(&mut world, seen.1, seen.0, (TCP, FIN | ACK)).unwrap();
+            let next = handshake(&mut world, client::<F>(port + 100), frontend);
+            assert_ne!(next.0, seen.0);
+            // The agent sweeps what is over.
+            world.conns.clear();
         }
     }
 
