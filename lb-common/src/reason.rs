@@ -51,9 +51,9 @@ reasons! {
     ConnectionsFull = 2, "connections-full", Drop;
     /// No source port was free towards any backend.
     NoSourcePort = 3, "no-source-port", Drop;
-    /// The chosen backend is the client itself, which needs SNAT.
+    /// The chosen backend is the client itself. No longer counted: such a flow is masqueraded.
     Hairpin = 4, "hairpin", Drop;
-    /// A fragment of a translated flow.
+    /// A fragment of SCTP whose port would change.
     Fragment = 5, "fragment", Drop;
     /// The headers could not be read or written although the packet is ours.
     Malformed = 6, "malformed", Drop;
@@ -83,10 +83,8 @@ reasons! {
     RejectFailed = 18, "reject-failed", Note;
     /// A reply to a masquerade port whose flow is gone; it was left to the stack.
     MasqueradeStray = 19, "masquerade-stray", Note;
-    /// A later fragment came before the first one; it was left to the stack.
-    FragmentStray = 20, "fragment-stray", Note;
     /// A packet of a connection that the table of established flows has no room for.
-    EstablishedFull = 21, "established-full", Drop;
+    EstablishedFull = 20, "established-full", Drop;
 }
 
 #[cfg(test)]

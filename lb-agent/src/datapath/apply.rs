@@ -2,8 +2,10 @@
 //! Carries planned writes out on the pinned maps, and reads them back.
 //!
 //! Both families go through the same generic code.
-//! **Invariant:** one write is one bpf(2) call, or one for each of two maps while one takes the
-//! place of the other, and decides nothing; their order is `crate::diff`'s.
+//! **Invariant:** decides nothing: the order of writes is `crate::diff`'s. A write goes to two maps
+//! while one takes the place of the other. Beside it, a frontend's port is in `FRONTEND_PORTS` before
+//! the frontend, and after frontends and backends the version of each service they were and are of is
+//! raised: one read of the old entry and one more write.
 
 use std::collections::BTreeSet;
 use std::io;

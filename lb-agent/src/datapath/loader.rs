@@ -33,13 +33,10 @@ const CLOCK: &str = "lb_clock";
 /// Cursors that are seeded before the first start goes on, about 70 ms of work.
 const SEEDED_AT_ONCE: u32 = 65_536;
 
-/// Programs that are attached to devices: ingress and egress, with and without Ethernet header.
-pub(super) const ATTACHED: [&str; 4] = [
-    "lb_tc_ingress",
-    "lb_tc_egress",
-    "lb_tc_ingress_l3",
-    "lb_tc_egress_l3",
-];
+/// Programs that every node needs: ingress and egress of devices with Ethernet headers. Their
+/// variants for devices without are loaded when the first such device appears, because the verifier
+/// works as long on those as on these.
+const ATTACHED: [&str; 2] = ["lb_tc_ingress", "lb_tc_egress"];
 
 /// What was chosen about the maps.
 #[derive(Clone, Debug)]
@@ -195,23 +192,26 @@ fn load_programs(ebpf: &mut Ebpf) -> Result<(), DatapathError> {
         .try_for_each(|name| load_program(ebpf, name))
 }
 
-/// The program `name` of the object.
+fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<(), DatapathError> {
+    program(ebpf, name).map(drop)
+}
+
+/// The program `name` of the object, in the kernel.
 pub(super) fn program<'a>(
     ebpf: &'a mut Ebpf,
     name: &'static str,
 ) -> Result<&'a mut SchedClassifier, DatapathError> {
-    ebpf.program_mut(name)
+    let program: &mut SchedClassifier = ebpf
+        .program_mut(name)
         .and_then(|program| program.try_into().ok())
-        .ok_or(DatapathError::Missing { name })
-}
-
-fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<(), DatapathError> {
-    program(ebpf, name)?
-        .load()
-        .map_err(|source| DatapathError::Program {
+        .ok_or(DatapathError::Missing { name })?;
+    if program.fd().is_err() {
+        program.load().map_err(|source| DatapathError::Program {
             name,
             source: Box::new(source),
-        })
+        })?;
+    }
+    Ok(program)
 }
 
 /// Pins the clock where the sweeper and the commands that show ages find it.

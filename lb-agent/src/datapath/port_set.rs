@@ -29,13 +29,16 @@ impl FrontendPorts {
         Ok(Self { map, set })
     }
 
-    /// Adds a port, which costs a write of the whole set the first time.
+    /// Adds a port, which costs a write of the whole set the first time and nothing afterwards.
     pub(super) fn add(&mut self, port: u16, proto: u8) -> Result<(), MapError> {
-        let mut set = self.set.clone();
-        if set.insert(port, proto) {
-            self.map.set(0, Raw(*set), 0)?;
-            self.set = set;
+        if self.set.contains(port, proto) {
+            return Ok(());
         }
+        // A copy, because a write that fails must leave both as they were.
+        let mut set = self.set.clone();
+        set.insert(port, proto);
+        self.map.set(0, Raw(*set), 0)?;
+        self.set = set;
         Ok(())
     }
 }

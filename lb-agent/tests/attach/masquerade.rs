@@ -202,7 +202,9 @@ fn addresses_of_services_are_never_the_nodes_own() {
         wait_until("the cluster's facts", || {
             !owns("203.0.113.7") && !owns("192.0.2.10")
         });
-        assert!(device(bpffs, "eth0").starts_with("0.0.0.0/0=198.51.100.10 ::"));
+        wait_until("another address to masquerade with", || {
+            device(bpffs, "eth0").starts_with("0.0.0.0/0=198.51.100.10 ::")
+        });
         agent.learner.learn(ClusterFacts::default());
         wait_until("other facts", || owns("203.0.113.7") && owns("192.0.2.10"));
         agent.stop();

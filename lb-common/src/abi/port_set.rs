@@ -32,6 +32,12 @@ impl PortSet {
         (row, (port >> 5) as usize, 1 << (port & 31))
     }
 
+    /// True when a frontend has had this port.
+    pub const fn contains(&self, port: u16, number: u8) -> bool {
+        let (row, word, bit) = Self::place(port, number);
+        self.bits[row][word] & bit != 0
+    }
+
     /// Adds a port; false when it was there already.
     pub const fn insert(&mut self, port: u16, number: u8) -> bool {
         let (row, word, bit) = Self::place(port, number);

@@ -18,6 +18,21 @@ use crate::tables::{NextHop, Table, Tables};
 /// The flags of the answer to a SYN.
 const OPENED: u8 = tcp::SYN | tcp::ACK;
 
+/// Looks for the packet's entry, counts the packet in it and puts it into the work record.
+#[inline(always)]
+pub(super) fn find<F: Family, T: Tables<F>>(
+    tables: &mut T,
+    work: &mut Work<F::Addr>,
+    half_open_too: bool,
+) -> bool {
+    let Some((table, conn)) = tables.find(&work.key, half_open_too) else {
+        return false;
+    };
+    work.conn.take_over(conn);
+    work.table = table;
+    true
+}
+
 /// Rewrites a packet as its entry in `work.conn` says, and notes what it showed of its flow.
 #[inline(always)]
 pub(super) fn apply<F: Family, T: Tables<F>>(

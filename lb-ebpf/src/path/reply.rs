@@ -27,13 +27,13 @@ pub fn reply<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>) 
     // ours is established.
     let may_be_new =
         packet.proto == proto::UDP || packet.tcp_flags & (tcp::SYN | tcp::RST) != 0 || marked;
-    let mut found = find(tables, work, may_be_new);
+    let mut found = flow::find(tables, work, may_be_new);
     if found && is_reused(work) {
         // The flow before this one must neither end it nor masquerade it unasked.
         work.other_key = work.conn.pair_key(&work.key);
         tables.remove_conn(work.table, &work.other_key);
         tables.remove_conn(work.table, &work.key);
-        found = find(tables, work, may_be_new);
+        found = flow::find(tables, work, may_be_new);
     }
     if !found && (!marked || tables.masquerades_by_mark()) {
         return Outcome::Pass;
@@ -50,21 +50,6 @@ pub fn reply<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>) 
         tables.set_mark(false);
     }
     outcome.into()
-}
-
-/// Looks for the packet's entry, counts the packet in it and puts it into the work record.
-#[inline(always)]
-fn find<F: Family, T: Tables<F>>(
-    tables: &mut T,
-    work: &mut Work<F::Addr>,
-    half_open_too: bool,
-) -> bool {
-    let Some((table, conn)) = tables.find(&work.key, half_open_too) else {
-        return false;
-    };
-    work.conn.take_over(conn);
-    work.table = table;
-    true
 }
 
 /// Whether the packet opens a connection with the tuple of a masqueraded one that is over.

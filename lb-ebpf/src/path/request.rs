@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! tc ingress: packets from clients towards frontends, and replies to masqueraded requests.
 //!
-//! An established flow of TCP costs one lookup, a flow of UDP three, because a datagram must not
-//! go to a backend that is gone. See the README for what each packet costs.
+//! An established flow costs one lookup; one of UDP also reads a word of an array, because a datagram
+//! must not go to a backend that is gone. See the README for what each packet costs.
 //! **Invariant:** TCP that neither opens a connection nor has an entry goes to the stack, so
 //! connections that something else translates live on.
 
@@ -43,7 +43,7 @@ pub fn request<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>
         datagram(tables, work)
     } else if opens {
         opening(tables, work)
-    } else if find(tables, work) && !flow::is_stray(tables, work) {
+    } else if flow::find(tables, work, true) && !flow::is_stray(tables, work) {
         Step::Apply
     } else {
         Step::Leave
@@ -58,22 +58,11 @@ pub fn request<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>
     Outcome::Begin
 }
 
-/// Looks for the packet's entry, counts the packet in it and puts it into the work record.
-#[inline(always)]
-fn find<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>) -> bool {
-    let Some((table, conn)) = tables.find(&work.key, true) else {
-        return false;
-    };
-    work.conn.take_over(conn);
-    work.table = table;
-    true
-}
-
 /// A datagram: of a flow that keeps its backend, a reply to a masqueraded one, or the first one of a
 /// flow.
 #[inline(always)]
 fn datagram<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>) -> Step {
-    let found = find(tables, work);
+    let found = flow::find(tables, work, true);
     let mut version = 0;
     if found {
         if work.conn.action == Action::UndoSnat as u8 {
@@ -113,7 +102,7 @@ fn reply_or_stray<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Ad
 #[inline(always)]
 fn opening<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>) -> Step {
     let is_for_us = look_up_frontend(tables, work);
-    let found = find(tables, work);
+    let found = flow::find(tables, work, true);
     if !is_for_us {
         return direct(tables, work, found);
     }

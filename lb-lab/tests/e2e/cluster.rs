@@ -8,7 +8,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use lb_lab::agent::find_binary;
+use lb_lab::agent::{READY_MAX, find_binary};
 use lb_lab::{
     Agent, Builder, Host, HttpReply, Lab, LabError, Manifests, Node, Pod, Server, Service,
     Topology, Underlay, topology,
@@ -208,10 +208,15 @@ impl Cluster {
 
     /// The same with further arguments.
     pub(crate) fn start_agents_with(&mut self, arguments: &[&str]) {
-        for number in 0..self.lab.nodes().len() {
-            let agent = self.start_agent_with(number, arguments);
-            self.agents.push(agent);
+        let binary = find_binary().unwrap();
+        let nodes = self.lab.nodes().iter();
+        let start = |node| Agent::spawn(node, &binary, self.manifests.dir(), arguments).unwrap();
+        // All at once: each waits for the kernel's verifier most of the time.
+        let mut started: Vec<_> = nodes.map(start).collect();
+        for agent in &mut started {
+            agent.wait_ready(READY_MAX).unwrap();
         }
+        self.agents.append(&mut started);
     }
 
     /// Starts one agent and waits until it is ready.

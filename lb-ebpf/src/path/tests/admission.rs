@@ -10,17 +10,6 @@ use lb_common::{Reason, V4, V6};
 use super::world::{BACKENDS, CLIENTS, End, Made, PORT, World};
 use crate::packet::tcp::SYN;
 
-/// Runs a case for both families.
-macro_rules! both {
-    ($($name:ident)*) => {$(
-        #[test]
-        fn $name() {
-            case::$name::<V4>();
-            case::$name::<V6>();
-        }
-    )*};
-}
-
 both! {
     affinity_holds_for_every_frontend_of_a_port_and_for_its_time
     affinity_ends_with_its_backend_and_with_an_id_used_anew

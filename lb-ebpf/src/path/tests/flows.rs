@@ -11,17 +11,6 @@ use super::world::{BACKENDS, CLIENTS, FRONTENDS, Made, TARGET, World};
 use crate::packet::tcp::{ACK, FIN, RST, SYN};
 use crate::tables::NextHop;
 
-/// Runs a case for both families.
-macro_rules! both {
-    ($($name:ident)*) => {$(
-        #[test]
-        fn $name() {
-            case::$name::<V4>();
-            case::$name::<V6>();
-        }
-    )*};
-}
-
 both! {
     request_goes_to_a_backend_and_its_reply_comes_from_the_frontend
     packets_that_are_not_ours_change_nothing

@@ -64,17 +64,6 @@ fn told<F: Made>(
     Ok(Some((source, destination, from, to)))
 }
 
-/// Runs a case for both families.
-macro_rules! both {
-    ($($name:ident)*) => {$(
-        #[test]
-        fn $name() {
-            case::$name::<V4>();
-            case::$name::<V6>();
-        }
-    )*};
-}
-
 both! {
     an_error_about_a_request_reaches_the_client_as_about_what_it_sent
     an_error_about_a_reply_reaches_the_backend_as_about_what_it_sent

@@ -7,6 +7,17 @@
 //! sequence of packets.
 //! **Invariant:** every case runs for both families through the same code.
 
+/// Runs each function of the module `case` as a test, for both families.
+macro_rules! both {
+    ($($name:ident)*) => {$(
+        #[test]
+        fn $name() {
+            case::$name::<V4>();
+            case::$name::<V6>();
+        }
+    )*};
+}
+
 mod admission;
 mod collisions;
 mod flows;

@@ -11,17 +11,6 @@ use lb_common::{Reason, V4, V6};
 use super::world::{BACKENDS, CLIENTS, End, Made, TARGET, World};
 use crate::packet::tcp::{ACK, FIN, RST, SYN};
 
-/// Runs a case for both families.
-macro_rules! both {
-    ($($name:ident)*) => {$(
-        #[test]
-        fn $name() {
-            case::$name::<V4>();
-            case::$name::<V6>();
-        }
-    )*};
-}
-
 both! {
     a_remote_backend_sees_the_node_and_a_local_one_the_client
     a_client_that_reaches_itself_is_answered_by_the_frontend

@@ -50,16 +50,6 @@ fn clients<F: Made>() -> impl Iterator<Item = End<F>> {
     (0..2_000).map(|n: u16| (F::address(CLIENTS, (n % 200) as u8), 40_000 + n))
 }
 
-macro_rules! both {
-    ($($name:ident)*) => {$(
-        #[test]
-        fn $name() {
-            case::$name::<V4>();
-            case::$name::<V6>();
-        }
-    )*};
-}
-
 both! {
     a_hash_spreads_flows_over_all_backends
     one_flow_gets_one_backend_whatever_came_before
