@@ -5,17 +5,25 @@
 //! id begins at zero.
 
 use std::collections::BTreeSet;
-use std::fmt;
+use std::{fmt, io};
 
 use aya::maps::{Array, MapData};
-use lb_common::abi::{ServiceStats, limits, names};
+use lb_common::abi::{ServiceStats, names};
 
+use super::batch::Batches;
 use super::error::DatapathError;
 use super::maps::{Raw, failed};
 use super::pins::Pins;
 
+/// Counters that are read at once.
+const STEP_ENTRIES: usize = 16_384;
+
 /// The counters of all service ids.
-pub struct ServiceCounters(Array<MapData, Raw<ServiceStats>>);
+pub struct ServiceCounters {
+    map: Array<MapData, Raw<ServiceStats>>,
+    /// The same map, for reading many.
+    data: MapData,
+}
 
 impl fmt::Debug for ServiceCounters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -26,16 +34,20 @@ impl fmt::Debug for ServiceCounters {
 impl ServiceCounters {
     /// Opens the pinned map.
     pub fn open(pins: &Pins) -> Result<Self, DatapathError> {
-        MapData::from_pin(pins.map(names::SERVICE_STATS))
-            .map(aya::maps::Map::Array)
-            .and_then(Array::try_from)
-            .map(Self)
-            .map_err(failed("open", names::SERVICE_STATS))
+        let open = || {
+            MapData::from_pin(pins.map(names::SERVICE_STATS))
+                .map_err(failed("open", names::SERVICE_STATS))
+        };
+        Ok(Self {
+            map: Array::try_from(aya::maps::Map::Array(open()?))
+                .map_err(failed("open", names::SERVICE_STATS))?,
+            data: open()?,
+        })
     }
 
     /// What was counted for a service id; zeros for one that nobody has dialled.
     pub fn read(&self, service: u32) -> Result<ServiceStats, DatapathError> {
-        match self.0.get(&service, 0) {
+        match self.map.get(&service, 0) {
             Ok(Raw(stats)) => Ok(stats),
             Err(error) => Err(failed("read", names::SERVICE_STATS)(error)),
         }
@@ -43,18 +55,25 @@ impl ServiceCounters {
 
     /// Clears the counters of a service id.
     pub(super) fn clear(&mut self, service: u32) -> Result<(), DatapathError> {
-        self.0
+        self.map
             .set(service, Raw(ServiceStats::default()), 0)
             .map_err(failed("write", names::SERVICE_STATS))
     }
 
-    /// Clears the counters of all service ids but these: about 60 ms of work.
+    /// Clears the counters of all service ids but these.
     pub(super) fn retain(&mut self, services: &BTreeSet<u32>) -> Result<(), DatapathError> {
-        for service in 1..limits::SERVICES {
-            if !services.contains(&service) && self.read(service)? != ServiceStats::default() {
-                self.clear(service)?;
-            }
+        let mut left = Vec::new();
+        let mut walk = Batches::<u32, ServiceStats>::new(&self.data, STEP_ENTRIES);
+        while let Some((ids, stats)) = walk.next().map_err(unread)? {
+            let entries = ids.iter().zip(stats);
+            let counted = entries.filter(|(_, stats)| **stats != ServiceStats::default());
+            let strange = counted.map(|(id, _)| *id).filter(|id| !services.contains(id));
+            left.extend(strange);
         }
-        Ok(())
+        left.into_iter().try_for_each(|service| self.clear(service))
     }
+}
+
+fn unread(error: io::Error) -> DatapathError {
+    failed("read", names::SERVICE_STATS)(error.into())
 }

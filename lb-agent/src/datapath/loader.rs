@@ -7,22 +7,21 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Read as _};
-use std::ops::Range;
 
-use aya::maps::{Array, Map, MapData};
+use aya::maps::MapData;
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use lb_common::abi::{Cursor, limits, names};
 use nix::time::{ClockId, clock_getres};
 
 use super::MasqueradeConfig;
+use super::batch;
 use super::error::DatapathError;
 use super::maps::failed;
 use super::pins::Pins;
 use super::ports::{SnatPorts, parse_local_ports};
 use super::shapes::{Chosen, Entries, Shape, shapes};
 use super::sizes::Sizes;
-use crate::error_chain;
 
 /// The programs, as `build.rs` compiled them.
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb-ebpf.o"));
@@ -30,8 +29,8 @@ static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb-ebpf
 /// The program that returns the low 32 bits of the kernel's jiffies; it is run, never attached.
 const CLOCK: &str = "lb_clock";
 
-/// Cursors that are seeded before the first start goes on, about 70 ms of work.
-const SEEDED_AT_ONCE: u32 = 65_536;
+/// Cursors that are seeded by one write.
+const SEEDED_AT_ONCE: usize = 65_536;
 
 /// Programs that every node needs: ingress and egress of devices with Ethernet headers. Their
 /// variants for devices without are loaded when the first such device appears, because the verifier
@@ -237,38 +236,19 @@ fn pin_clock(ebpf: &mut Ebpf, pins: &Pins) -> Result<(), DatapathError> {
         })
 }
 
-/// Gives every service a random first backend, so that nodes do not march in step: the lowest ids,
-/// which are used first, at once, and the others while the agent works already. Should it end
-/// before that is done, the rest begin with their first backend.
+/// Gives every service a random first backend, so that nodes do not march in step.
 fn seed_cursors(pins: &Pins) -> Result<(), DatapathError> {
-    let mut cursors = MapData::from_pin(pins.map(names::CURSORS))
-        .map(Map::Array)
-        .and_then(Array::try_from)
+    let cursors = MapData::from_pin(pins.map(names::CURSORS))
         .map_err(failed("open", names::CURSORS))?;
-    seed(&mut cursors, 0..SEEDED_AT_ONCE)?;
-    let rest = move || {
-        if let Err(error) = seed(&mut cursors, SEEDED_AT_ONCE..limits::SERVICES) {
-            tracing::warn!(error = error_chain(&error), "seed the other cursors");
-        }
-    };
-    std::thread::Builder::new()
-        .name("lb-seed".to_owned())
-        .spawn(rest)
-        .map(drop)
-        .map_err(|source| DatapathError::Thread {
-            what: "chooses first backends",
-            source,
-        })
-}
-
-fn seed(cursors: &mut Array<MapData, Cursor>, ids: Range<u32>) -> Result<(), DatapathError> {
-    let mut random = io::BufReader::new(std::fs::File::open("/dev/urandom").map_err(io_seed)?);
-    for id in ids {
-        let mut seed = [0; size_of::<Cursor>()];
-        random.read_exact(&mut seed).map_err(io_seed)?;
-        cursors
-            .set(id, Cursor::from_ne_bytes(seed), 0)
-            .map_err(failed("seed", names::CURSORS))?;
+    let mut random = std::fs::File::open("/dev/urandom").map_err(io_seed)?;
+    let ids: Vec<u32> = (0..limits::SERVICES).collect();
+    for ids in ids.chunks(SEEDED_AT_ONCE) {
+        let mut seeds = vec![Cursor::default(); ids.len()];
+        random
+            .read_exact(bytemuck::cast_slice_mut(&mut seeds))
+            .map_err(io_seed)?;
+        batch::put(&cursors, ids, &seeds)
+            .map_err(|error| failed("seed", names::CURSORS)(error.into()))?;
     }
     Ok(())
 }
