@@ -67,7 +67,9 @@ impl ServiceCounters {
         while let Some((ids, stats)) = walk.next().map_err(unread)? {
             let entries = ids.iter().zip(stats);
             let counted = entries.filter(|(_, stats)| **stats != ServiceStats::default());
-            let strange = counted.map(|(id, _)| *id).filter(|id| !services.contains(id));
+            let strange = counted
+                .map(|(id, _)| *id)
+                .filter(|id| !services.contains(id));
             left.extend(strange);
         }
         left.into_iter().try_for_each(|service| self.clear(service))

@@ -238,8 +238,8 @@ fn pin_clock(ebpf: &mut Ebpf, pins: &Pins) -> Result<(), DatapathError> {
 
 /// Gives every service a random first backend, so that nodes do not march in step.
 fn seed_cursors(pins: &Pins) -> Result<(), DatapathError> {
-    let cursors = MapData::from_pin(pins.map(names::CURSORS))
-        .map_err(failed("open", names::CURSORS))?;
+    let cursors =
+        MapData::from_pin(pins.map(names::CURSORS)).map_err(failed("open", names::CURSORS))?;
     let mut random = std::fs::File::open("/dev/urandom").map_err(io_seed)?;
     let ids: Vec<u32> = (0..limits::SERVICES).collect();
     for ids in ids.chunks(SEEDED_AT_ONCE) {
