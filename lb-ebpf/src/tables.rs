@@ -61,6 +61,9 @@ pub trait Tables<F: Family> {
     /// Takes the next round-robin position of a service.
     fn advance_cursor(&mut self, service: u32) -> Cursor;
 
+    /// False when a packet that may begin a flow, with this key at ingress, has no entry there and is
+    /// for no frontend.
+    fn may_be_known(&self, key: &ConnKey<F::Addr>) -> bool;
     /// The entry of one direction of a flow, with this packet counted in it, and its table. Half-open
     /// flows are looked for only when that is asked for.
     fn find(

@@ -49,7 +49,8 @@ pub(super) struct KernelArgs {
     /// For how long UDP that was sent one way only may be idle; 0 for 30s, as Linux has it.
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = parse_seconds)]
     conntrack_udp_timeout: u32,
-    /// For how long UDP that went both ways may be idle; 0 for 3m, as Linux has it.
+    /// For how long UDP that went both ways may be idle; 0 for 3m, as Linux has it. At most 2h
+    /// count where the source was replaced.
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = parse_seconds)]
     conntrack_udp_timeout_stream: u32,
     /// Who replaces the source of packets that must come back through this node.

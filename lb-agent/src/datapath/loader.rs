@@ -22,6 +22,7 @@ use super::pins::Pins;
 use super::ports::{SnatPorts, parse_local_ports};
 use super::shapes::{Chosen, Entries, Shape, shapes};
 use super::sizes::Sizes;
+use super::sweep::Timeouts;
 
 /// The programs, as `build.rs` compiled them.
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb-ebpf.o"));
@@ -64,7 +65,14 @@ pub(super) struct Settings {
     mark: u32,
     by_mark: u32,
     ports: [u16; 8],
+    /// How long the entry of a datagram that no frontend's port shows may be silent, in seconds.
+    unlisted_secs: u32,
 }
+
+/// More than the rest between two passes of the sweeper.
+const UNLISTED_SLACK_SECS: u32 = 60;
+/// Half of the time after which the programs' stamps repeat, with 1000 ticks in a second.
+const UNLISTED_MAX_SECS: u32 = 2 * 60 * 60;
 
 /// Where the kernel says which ports it gives to sockets of this network namespace.
 const LOCAL_PORTS: &str = "/proc/sys/net/ipv4/ip_local_port_range";
@@ -72,7 +80,10 @@ const LOCAL_PORTS: &str = "/proc/sys/net/ipv4/ip_local_port_range";
 const FEW_PORTS: u32 = 1000;
 
 /// Works out what the programs are told about masquerading.
-pub(super) fn settings(config: &MasqueradeConfig) -> Result<Settings, DatapathError> {
+pub(super) fn settings(
+    config: &MasqueradeConfig,
+    timeouts: Timeouts,
+) -> Result<Settings, DatapathError> {
     let text = std::fs::read_to_string(LOCAL_PORTS).map_err(|source| DatapathError::Directory {
         what: "read",
         path: LOCAL_PORTS.into(),
@@ -104,6 +115,11 @@ pub(super) fn settings(config: &MasqueradeConfig) -> Result<Settings, DatapathEr
         mark: 1 << (config.mark_bit & 31),
         by_mark: u32::from(config.by_mark),
         ports: pool.words(),
+        unlisted_secs: timeouts
+            .udp
+            .max(timeouts.udp_stream)
+            .saturating_add(UNLISTED_SLACK_SECS)
+            .min(UNLISTED_MAX_SECS),
     })
 }
 
@@ -154,6 +170,7 @@ fn load_object(
     loader.override_global("MASQUERADE_MARK", &settings.mark, true);
     loader.override_global("MASQUERADE_BY_MARK", &settings.by_mark, true);
     loader.override_global("SNAT_PORTS", &settings.ports, true);
+    loader.override_global("UNLISTED_SECS", &settings.unlisted_secs, true);
     for shape in shapes {
         let (path, entries) = match (larger.get(shape.name), shape.entries) {
             (Some(entries), _) => (pins.next(shape.name), Some(*entries)),

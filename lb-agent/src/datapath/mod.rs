@@ -173,7 +173,7 @@ impl Datapath {
             half_open_max: config.half_open_max,
             affinity_max: config.affinity_max,
             sizes: config.sizes,
-            settings: loader::settings(&config.masquerade)?,
+            settings: loader::settings(&config.masquerade, config.timeouts)?,
         };
         let ebpf = loader::load(&pins, &wanted)?;
         let mut tables = KernelTables::open_pins(&pins)?;

@@ -88,6 +88,9 @@ impl<F: Family> Tables<F> for Moving<'_, F> {
         self.position
     }
 
+    fn may_be_known(&self, _: &ConnKey<F::Addr>) -> bool {
+        true
+    }
     fn find(&mut self, key: &ConnKey<F::Addr>, _: bool) -> Option<(Table, &Conn<F::Addr>)> {
         self.conns.get(key).map(|conn| (Table::HalfOpen, conn))
     }

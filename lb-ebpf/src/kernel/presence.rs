@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! Cheap questions before lookups: may a port be a frontend's, may a tuple be a half-open flow's.
+//! Cheap questions before lookups: may a port be a frontend's, may a tuple be a half-open flow's, or
+//! that of an entry which no frontend's port shows.
 //!
 //! **Invariant:** "no" is always right; "yes" promises nothing.
 
 use core::ptr;
 
-use lb_common::abi::{ConnKey, PortSet, RECENT as RECENT_STAMPS};
+use lb_common::abi::{Action, Conn, ConnKey, Hook, PortSet, RECENT as RECENT_STAMPS, proto};
 
 use super::maps::{FRONTEND_PORTS, RECENT};
 use super::time::{jiffies, ticks};
@@ -16,6 +17,11 @@ const STAMP_SHIFT: u32 = 8;
 /// How long a half-open flow may be silent and still be found: longer than a SYN and its answer are
 /// sent again by default (63 s), and than Linux waits for the answer to a datagram (30 s).
 const HALF_OPEN_SECS: u32 = 70;
+
+/// How long a datagram's unlisted entry may be silent and still be found: longer than its time-out,
+/// which the agent puts here, and less than half of the time after which stamps come again.
+#[unsafe(no_mangle)]
+static UNLISTED_SECS: u32 = 240;
 
 /// False when no frontend has this port.
 #[inline(always)]
@@ -41,9 +47,9 @@ fn stamp_of(now: u32) -> u16 {
     if stamp == 0 { 1 } else { stamp }
 }
 
-/// Where the stamp of a key is.
+/// Where the stamps of a key are.
 #[inline(always)]
-fn stamp_ptr<A: lb_common::Address>(key: &ConnKey<A>) -> Option<*mut u16> {
+fn index<A: lb_common::Address>(key: &ConnKey<A>) -> usize {
     let from = key.source.words();
     let to = key.destination.words();
     let ports = u32::from(key.source_port) << 16 | u32::from(key.destination_port);
@@ -54,19 +60,75 @@ fn stamp_ptr<A: lb_common::Address>(key: &ConnKey<A>) -> Option<*mut u16> {
         hash ^= to[1].rotate_left(23) ^ to[2].rotate_left(13) ^ to[3].rotate_left(29);
     }
     let hash = hash.wrapping_mul(0x9e37_79b1);
-    let index = (hash >> 16) as usize & (RECENT_STAMPS - 1);
+    (hash >> 16) as usize & (RECENT_STAMPS - 1)
+}
+
+/// Where the stamp of a key as one of a half-open flow is.
+#[inline(always)]
+fn half_open<A: lb_common::Address>(key: &ConnKey<A>) -> Option<*mut u16> {
     let recent = RECENT.get_ptr_mut(0)?;
     // SAFETY: within the array, by the mask.
-    Some(unsafe { (&raw mut (*recent).stamps).cast::<u16>().add(index) })
+    Some(unsafe { (&raw mut (*recent).half_open).cast::<u16>().add(index(key)) })
+}
+
+/// Where the stamp of a key as one of an unlisted entry is.
+#[inline(always)]
+fn unlisted<A: lb_common::Address>(key: &ConnKey<A>) -> Option<*mut u16> {
+    let recent = RECENT.get_ptr_mut(0)?;
+    // SAFETY: within the array, by the mask.
+    Some(unsafe { (&raw mut (*recent).unlisted).cast::<u16>().add(index(key)) })
 }
 
 /// Notes that a key is one of a half-open flow.
 #[inline(never)]
 pub(super) fn stamp<A: lb_common::Address>(key: &ConnKey<A>, now: u32) {
-    if let Some(stamp) = stamp_ptr(key) {
+    if let Some(stamp) = half_open(key) {
         // SAFETY: an aligned half word of a valid element.
         unsafe { ptr::write_volatile(stamp, stamp_of(now)) };
     }
+}
+
+/// Notes that a key is one of an unlisted entry, if it is.
+#[inline(never)]
+pub(super) fn stamp_if_unlisted<A: lb_common::Address>(key: &ConnKey<A>, conn: &Conn<A>, now: u32) {
+    let is_reply = conn.action == Action::UndoSnat as u8 && key.proto == proto::UDP;
+    let is_direct = conn.action == Action::Dnat as u8 && conn.service == 0;
+    if key.hook == Hook::Ingress as u8 && (is_reply || is_direct) {
+        let Some(stamp) = unlisted(key) else {
+            return;
+        };
+        // SAFETY: an aligned half word of a valid element.
+        unsafe { ptr::write_volatile(stamp, stamp_of(now)) };
+    }
+}
+
+/// False when a packet that may begin a flow has no entry at ingress and is for no frontend.
+///
+/// For anything but datagrams a stamp never grows old: such an entry may be silent for a day, and
+/// replies to masqueraded connections begin none.
+#[inline(always)]
+pub(super) fn may_be_known<A: lb_common::Address>(key: &ConnKey<A>) -> bool {
+    if is_frontend_port(key.destination_port, key.proto) {
+        return true;
+    }
+    let Some(stamp) = unlisted(key) else {
+        return true;
+    };
+    // SAFETY: as above.
+    let stamp = unsafe { ptr::read_volatile(stamp) };
+    if stamp == 0 {
+        return false;
+    }
+    // SAFETY: a constant of the program, read volatile because the loader replaces it.
+    let seconds = unsafe { ptr::read_volatile(&raw const UNLISTED_SECS) };
+    key.proto != proto::UDP || !is_older(stamp, seconds)
+}
+
+/// True when a stamp is of longer ago than so many seconds.
+#[inline(always)]
+fn is_older(stamp: u16, seconds: u32) -> bool {
+    let age = stamp_of(jiffies()).wrapping_sub(stamp);
+    u32::from(age) > ((seconds * ticks()) >> STAMP_SHIFT) + 1
 }
 
 /// The same, not inlined: for all but the first question about a packet.
@@ -78,14 +140,10 @@ pub(super) fn may_be_half_open_apart<A: lb_common::Address>(key: &ConnKey<A>) ->
 /// False when no half-open flow has had this key for `HALF_OPEN_SECS`.
 #[inline(always)]
 pub(super) fn may_be_half_open<A: lb_common::Address>(key: &ConnKey<A>) -> bool {
-    let Some(stamp) = stamp_ptr(key) else {
+    let Some(stamp) = half_open(key) else {
         return true;
     };
     // SAFETY: as above.
     let stamp = unsafe { ptr::read_volatile(stamp) };
-    if stamp == 0 {
-        return false;
-    }
-    let age = stamp_of(jiffies()).wrapping_sub(stamp);
-    u32::from(age) <= ((HALF_OPEN_SECS * ticks()) >> STAMP_SHIFT) + 1
+    stamp != 0 && !is_older(stamp, HALF_OPEN_SECS)
 }

@@ -20,7 +20,9 @@ use lb_common::{Address as _, Reason};
 use lb_ebpf::tables::{Dialled, InsertError, NextHop, Table, Tables};
 
 use super::maps::{CURSORS, IFACES, REASONS, SERVICE_STATS, SLOTS, VERSIONS};
-use super::presence::{is_frontend_port, may_be_half_open, may_be_half_open_apart, stamp};
+use super::presence::{
+    may_be_half_open, may_be_half_open_apart, may_be_known, stamp, stamp_if_unlisted,
+};
 use super::time::{jiffies, ticks};
 use super::{Host, settings};
 
@@ -86,9 +88,6 @@ fn entry<F: Host>(table: Table, key: &ConnKey<F::Addr>) -> Option<*mut Conn<F::A
 impl<F: Host> Tables<F> for World {
     #[inline(always)]
     fn frontend(&self, key: &FrontendKey<F::Addr>) -> Option<&Frontend> {
-        if !is_frontend_port(key.port, key.proto) {
-            return None;
-        }
         // SAFETY: written by the agent only, which replaces elements as a whole.
         unsafe { F::frontends().get(key) }
     }
@@ -117,6 +116,11 @@ impl<F: Host> Tables<F> for World {
             return 0;
         };
         fetch_add(cursor, 1)
+    }
+
+    #[inline(always)]
+    fn may_be_known(&self, key: &ConnKey<F::Addr>) -> bool {
+        may_be_known(key)
     }
 
     #[inline(always)]
@@ -185,8 +189,11 @@ impl<F: Host> Tables<F> for World {
             stamp(key, now);
         }
         if let Some(conn) = entry::<F>(table, key) {
-            // SAFETY: an aligned word of a valid element.
-            unsafe { ptr::write_volatile(&raw mut (*conn).last_seen, now) };
+            // SAFETY: an aligned word of a valid element, of which the others are only read.
+            unsafe {
+                ptr::write_volatile(&raw mut (*conn).last_seen, now);
+                stamp_if_unlisted(key, &*conn, now);
+            }
         }
     }
 
@@ -440,6 +447,7 @@ fn insert<F: Host>(
     conn: &Conn<F::Addr>,
     flags: u32,
 ) -> Result<(), InsertError> {
+    stamp_if_unlisted(key, conn, conn.last_seen);
     let inserted = match table {
         Table::Established => F::conns().insert(key, conn, u64::from(flags)),
         Table::HalfOpen => {

@@ -143,6 +143,8 @@ pub struct Work<A> {
     pub conn: Conn<A>,
     /// The table that `conn` is in.
     pub table: Table,
+    /// Whether a packet that begins a flow past all frontends has an entry in `conn`.
+    pub found: bool,
     /// Whether a new flow goes where it says, with another source port.
     pub direct: bool,
     /// The version that a new flow is right at; 0: none.
@@ -187,6 +189,7 @@ where
             key: ConnKey::zeroed(),
             conn: Conn::zeroed(),
             table: Table::Established,
+            found: false,
             direct: false,
             version: 0,
             pair_key: ConnKey::zeroed(),

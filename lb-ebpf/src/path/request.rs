@@ -19,6 +19,8 @@ use crate::tables::{Table, Tables};
 enum Step {
     /// Nothing at all: it is not ours.
     Leave,
+    /// It is for no frontend and may begin a flow: see [`direct`].
+    Direct,
     /// Its entry is in `work.conn`.
     Apply,
     /// A flow through the frontend in `work.frontend` begins.
@@ -39,7 +41,11 @@ pub fn request<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>
     );
     let opens = packet.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN;
     // One way in for each step, so that each is there once in the program.
-    let step = if packet.proto == proto::UDP {
+    let begins = packet.proto == proto::UDP || opens;
+    let mut step = if begins && !tables.may_be_known(&work.key) {
+        work.found = false;
+        Step::Direct
+    } else if packet.proto == proto::UDP {
         datagram(tables, work)
     } else if opens {
         opening(tables, work)
@@ -48,6 +54,9 @@ pub fn request<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>
     } else {
         Step::Leave
     };
+    if step == Step::Direct {
+        step = direct(tables, work);
+    }
     if step == Step::Leave {
         return Outcome::Pass;
     }
@@ -79,7 +88,8 @@ fn datagram<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>) -
         }
     }
     if !look_up_frontend(tables, work) {
-        return direct(tables, work, found);
+        work.found = found;
+        return Step::Direct;
     }
     if !found || !may_continue(tables, work) {
         return Step::Open;
@@ -104,7 +114,8 @@ fn opening<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>) ->
     let is_for_us = look_up_frontend(tables, work);
     let found = flow::find(tables, work, true);
     if !is_for_us {
-        return direct(tables, work, found);
+        work.found = found;
+        return Step::Direct;
     }
     if found && may_continue(tables, work) {
         Step::Apply
@@ -201,10 +212,9 @@ fn has_reply<F: Family, T: Tables<F>>(tables: &T, work: &mut Work<F::Addr>) -> b
 /// Direct traffic matters only when a flow through a frontend has the very tuple that this packet's
 /// reply will have: then its source port must change.
 ///
-/// `found` says that `work.conn` holds an entry of the packet's own tuple. Costs one lookup, and a
-/// second one when a half-open flow may have the tuple.
+/// Costs one lookup, and a second one when a half-open flow may have the tuple.
 #[inline(always)]
-fn direct<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>, found: bool) -> Step {
+fn direct<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>) -> Step {
     let packet = &work.packet;
     work.pair_key = ConnKey::new(
         (packet.destination, packet.destination_port),
@@ -217,7 +227,7 @@ fn direct<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>, fou
     // What is left of a flow of UDP through a frontend that is no more stays until it is swept, for an
     // answer under way.
     let in_the_way = collides || work.packet.proto != proto::UDP;
-    if found && in_the_way && work.conn.action == Action::Dnat as u8 {
+    if work.found && in_the_way && work.conn.action == Action::Dnat as u8 {
         if work.conn.service == 0 && !ConnState::is_over(work.conn.state()) {
             return Step::Apply;
         }

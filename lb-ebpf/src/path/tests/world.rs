@@ -285,6 +285,15 @@ impl<F: Made> Tables<F> for World<F> {
         *cursor = cursor.wrapping_add(1);
         position
     }
+    fn may_be_known(&self, key: &ConnKey<F::Addr>) -> bool {
+        // As seldom as it may be.
+        let is_for = |frontend: &FrontendKey<F::Addr>| {
+            (frontend.port, frontend.proto) == (key.destination_port, key.proto)
+        };
+        self.frontends.keys().any(is_for)
+            || self.conns.contains_key(key)
+            || self.half_open.contains_key(key)
+    }
     fn find(
         &mut self,
         key: &ConnKey<F::Addr>,
