@@ -1,18 +1,53 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `service.go`: the proxy or the API server starts anew; old and new Services work.
+//! `service.go`, `networking.go`: the proxy or the API server starts anew, or what the proxy has put
+//! into the kernel is removed; Services work.
 //!
 //! **Invariant:** what was there works as soon as the agent says that it is ready.
 //! Read next: `../lifecycle.rs` and `../from_api.rs`, which look closer.
 
-use std::time::Duration;
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use lb_lab::agent::find_binary;
 use lb_lab::{Agent, Lab};
 
 use super::{answered_by, cluster};
-use crate::cluster::{TARGET, Vip};
+use crate::cluster::{TARGET, Vip, pause};
 use crate::common::can_run;
 use crate::from_api::{api_server, publish, wait_for_answer};
+
+/// The agent looks every 30 seconds whether its programs are still there.
+const PUT_BACK_MAX: Duration = Duration::from_secs(45);
+
+fn names(folder: &Path) -> BTreeSet<OsString> {
+    let entries = folder.read_dir().unwrap();
+    entries.map(|entry| entry.unwrap().file_name()).collect()
+}
+
+#[test]
+fn should_recreate_its_programs_if_they_are_deleted() {
+    let Some(mut cluster) = cluster() else { return };
+    let client = cluster.pod(0, "client");
+    let pods = [cluster.web(0, "a"), cluster.web(1, "b")];
+    let vip = Vip::new("web", 1);
+    cluster.publish(&vip, &pods.each_ref());
+    cluster.start_agents();
+    answered_by(&client, vip.remotes(), &["a", "b"]);
+    let links = cluster.node(0).bpffs().join("links");
+    let before = names(&links);
+    assert!(!before.is_empty());
+    for name in &before {
+        std::fs::remove_file(links.join(name)).unwrap();
+    }
+    let removed = Instant::now();
+    while names(&links) != before {
+        assert!(removed.elapsed() < PUT_BACK_MAX, "{:?}", names(&links));
+        pause(Duration::from_millis(100));
+    }
+    answered_by(&client, vip.remotes(), &["a", "b"]);
+}
 
 #[test]
 fn should_work_after_restarting_kube_proxy() {
