@@ -143,8 +143,8 @@ fn note<F: Family, T: Tables<F>>(
     }
 }
 
-/// True when the entry in `work.conn` is one of requests at egress or replies at ingress whose other
-/// half is gone: what looks like ours may then belong to the kernel's own masquerading, which chooses
+/// True when the entry in `work.conn` is one of masqueraded replies whose other half is gone or is a
+/// newer flow's: what looks like ours may then belong to the kernel's own masquerading, which chooses
 /// ports by itself. Looked at once a second, together with `last_seen`.
 #[inline(always)]
 pub(super) fn is_stray<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>) -> bool {
@@ -156,7 +156,10 @@ pub(super) fn is_stray<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<
         return false;
     }
     work.other_key = work.conn.pair_key(&work.key);
-    if tables.conn(work.table, &work.other_key).is_some() {
+    let paired = tables
+        .conn(work.table, &work.other_key)
+        .is_some_and(|other| other.pair_key(&work.other_key) == work.key);
+    if paired {
         return false;
     }
     tables.remove_conn(work.table, &work.key);
