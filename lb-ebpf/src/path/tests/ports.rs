@@ -5,12 +5,12 @@
 //! the same port while others are free.
 
 use lb_common::abi::proto::{TCP, UDP};
-use lb_common::abi::{ConnKey, Hook, Policy};
+use lb_common::abi::{ConnKey, ConnState, Hook, Policy};
 use lb_common::{Reason, V4, V6};
 
 use super::nat::{back, client, handshake, node, set_policy, there, with_node};
 use super::world::{BACKENDS, CLIENTS, End, Made, TARGET, World};
-use crate::packet::tcp::{ACK, FIN, RST};
+use crate::packet::tcp::{ACK, FIN, RST, SYN};
 
 both! {
     two_clients_with_one_port_get_two_masquerade_ports
@@ -21,6 +21,8 @@ both! {
     a_client_port_that_is_used_again_does_not_free_the_masquerade_port_it_had
     a_masquerade_port_that_is_taken_from_an_ended_flow_leaves_the_clients_newer_one_alone
     a_late_answer_of_an_ended_flow_is_not_its_successors
+    a_syn_that_meets_an_earlier_connection_is_repeated_from_another_port
+    an_answer_that_was_overtaken_still_opens_the_connection
 }
 
 /// Ends a connection by a FIN of each side.
@@ -172,5 +174,41 @@ mod case {
         );
         assert_eq!(world.count(Reason::MasqueradeStray), 1);
         world.assert_paired();
+    }
+
+    pub(super) fn a_syn_that_meets_an_earlier_connection_is_repeated_from_another_port<F: Made>() {
+        for port in 40_000..40_020 {
+            let mut world = with_node::<F>();
+            world.pool = 2000..=2001;
+            let frontend = world.service(1, TCP, &[1]);
+            set_policy(&mut world, Policy::SNAT_ALWAYS);
+            let from = client::<F>(port);
+            let first = there(&mut world, from, frontend, (TCP, SYN)).unwrap();
+            back(&mut world, first.1, first.0, (TCP, ACK)).unwrap();
+            let second = handshake(&mut world, from, frontend);
+            assert_ne!(second, first);
+        }
+    }
+
+    pub(super) fn an_answer_that_was_overtaken_still_opens_the_connection<F: Made>() {
+        let mut world = with_node::<F>();
+        let frontend = world.service(1, TCP, &[1]);
+        set_policy(&mut world, Policy::SNAT_ALWAYS);
+        let from = client::<F>(40_000);
+        let seen = there(&mut world, from, frontend, (TCP, SYN)).unwrap();
+        back(&mut world, seen.1, seen.0, (TCP, ACK)).unwrap();
+        assert_eq!(
+            back(&mut world, seen.1, seen.0, (TCP, SYN | ACK)),
+            Ok((frontend, from))
+        );
+        assert_eq!(there(&mut world, from, frontend, (TCP, ACK)), Ok(seen));
+        assert!(world.half_open.is_empty());
+        world.assert_paired();
+        assert!(
+            world
+                .conns
+                .values()
+                .all(|conn| !ConnState::is_over(conn.state()))
+        );
     }
 }
