@@ -363,6 +363,12 @@ where
         Batches::new(&self.data, entries)
     }
 
+    /// The most entries that the table may have.
+    pub(super) fn entries_max(&self) -> Result<usize, DatapathError> {
+        let info = self.data.info().map_err(failed("read", self.name))?;
+        Ok(info.max_entries() as usize)
+    }
+
     /// What failed while entries were read.
     pub(super) fn unread(&self, source: std::io::Error) -> DatapathError {
         DatapathError::Batch {

@@ -26,6 +26,9 @@ use super::pins::Pins;
 const TCP_HALF_OPEN_SECS: u32 = 60;
 /// Enough for the last acknowledgement and for one retransmission of a FIN.
 const TCP_OVER_SECS: u32 = 10;
+/// For how long Linux remembers a connection that it ended first (`TCP_TIMEWAIT_LEN`). Within it a backend
+/// refuses the SYN of another client from the same port, so a masquerade port is not drawn again before.
+const TIME_WAIT_SECS: u32 = 60;
 /// Both entries are written within one packet, so one alone is left from a failed insert or from
 /// UDP that has chosen another backend, whose last answers are under way no longer.
 const UNPAIRED_SECS: u32 = 60;
@@ -68,12 +71,15 @@ impl Default for Timeouts {
 }
 
 impl Timeouts {
-    /// True when a flow that was last seen `age_secs` ago in both directions needs no entries.
-    fn has_expired(&self, protocol: u8, state: u8, age_secs: u32) -> bool {
+    /// True when a flow that was last seen `age_secs` ago in both directions needs no entries; one of
+    /// TCP that has ended by FINs needs them for `closed_secs`.
+    fn has_expired(&self, protocol: u8, state: u8, closed_secs: u32, age_secs: u32) -> bool {
         let replied = state & ConnState::REPLIED != 0;
         let half_closed = state & ConnState::CLOSED != 0;
         let timeout_secs = match protocol {
-            proto::TCP if ConnState::is_over(state) => TCP_OVER_SECS,
+            // A backend forgets a connection that is reset at once.
+            proto::TCP if state & ConnState::RESET != 0 => TCP_OVER_SECS,
+            proto::TCP if ConnState::is_over(state) => closed_secs,
             proto::TCP if replied && half_closed => self.tcp_close_wait,
             proto::TCP if replied => self.tcp_established,
             proto::TCP => TCP_HALF_OPEN_SECS,
@@ -92,6 +98,23 @@ struct Moment {
     /// Ticks in a second.
     hz: u32,
     timeouts: Timeouts,
+    /// For how long a masqueraded flow that has ended keeps its port.
+    port_secs: u32,
+}
+
+/// For how long masqueraded flows that have ended keep their ports in a table with so many entries: less
+/// from half full on, and from three quarters on no longer than other flows, because a full table takes no
+/// new ones.
+fn port_secs_for(entries: usize, entries_max: usize) -> u32 {
+    let quarter = (entries_max / 4).max(1);
+    let beyond = entries.saturating_sub(2 * quarter).min(quarter);
+    let kept = (TIME_WAIT_SECS - TCP_OVER_SECS) as usize * (quarter - beyond) / quarter;
+    TCP_OVER_SECS.saturating_add(u32::try_from(kept).unwrap_or(u32::MAX))
+}
+
+/// True for the entries that hold a masquerade port.
+const fn is_masqueraded<A>(conn: &Conn<A>) -> bool {
+    conn.action == Action::Snat as u8 || conn.action == Action::UndoSnat as u8
 }
 
 /// Seconds since an entry was used. It counts ticks modulo 2^32 and may be younger than `now`.
@@ -112,7 +135,13 @@ fn is_done<A: Copy>(
         Some(pair) => {
             let age = age.min(age_secs(moment.now, pair.last_seen, moment.hz));
             let state = conn.state() | pair.state();
-            moment.timeouts.has_expired(key.proto, state, age)
+            let closed_secs = if is_masqueraded(conn) {
+                moment.port_secs
+            } else {
+                TCP_OVER_SECS
+            };
+            let timeouts = moment.timeouts;
+            timeouts.has_expired(key.proto, state, closed_secs, age)
         }
         None => age > UNPAIRED_SECS,
     }
@@ -183,10 +212,12 @@ fn run(
 ) {
     // Soon, for what ended while no agent ran.
     let mut rest = PASS_REST_FIRST;
+    let mut port_secs = [TIME_WAIT_SECS; 2];
     while !wait(stopped, rest) {
         let before = counter.load(Ordering::Relaxed);
-        let pass = sweep(&mut v4, judge, stopped, counter)
-            .and_then(|()| sweep(&mut v6, judge, stopped, counter));
+        let [for_v4, for_v6] = &mut port_secs;
+        let pass = sweep(&mut v4, judge, for_v4, stopped, counter)
+            .and_then(|()| sweep(&mut v6, judge, for_v6, stopped, counter));
         match pass {
             Ok(()) => {
                 rest = if counter.load(Ordering::Relaxed) > before {
@@ -210,11 +241,12 @@ struct Judge {
 }
 
 impl Judge {
-    fn moment(&self) -> Result<Moment, DatapathError> {
+    fn moment(&self, port_secs: u32) -> Result<Moment, DatapathError> {
         Ok(Moment {
             now: self.clock.now()?,
             hz: self.clock.hz,
             timeouts: self.timeouts,
+            port_secs,
         })
     }
 }
@@ -228,10 +260,12 @@ fn wait(stopped: &Receiver<()>, rest: Duration) -> bool {
 /// stopped on its way has counted what it did.
 ///
 /// Keys are gathered first and removed afterwards, so that the reading is many entries at a time
-/// and ends soon, and the writing has the pace that it needs.
+/// and ends soon, and the writing has the pace that it needs. How many there were decides for how long
+/// the next pass lets ports be kept.
 fn sweep<A: Copy>(
     flows: &mut Flows<A>,
     judge: &Judge,
+    port_secs: &mut u32,
     stopped: &Receiver<()>,
     counter: &AtomicU64,
 ) -> Result<(), DatapathError>
@@ -240,6 +274,7 @@ where
     Conn<A>: bytemuck::Pod,
 {
     let mut done = Vec::new();
+    let mut entries = 0;
     let mut batches = flows.batches(STEP_ENTRIES);
     let mut moment = None;
     while let Some((keys, conns)) = batches.next().map_err(|error| flows.unread(error))? {
@@ -247,7 +282,8 @@ where
             return Ok(());
         }
         // Later than the reading: an entry may look older than it was, and is read again.
-        let at = *moment.insert(judge.moment()?);
+        let at = *moment.insert(judge.moment(*port_secs)?);
+        entries += keys.len();
         // The young majority needs no second look: only an old entry's pair is asked for.
         let old = keys.iter().zip(conns).filter(|(key, conn)| {
             is_done(key, conn, None, at) || is_done(key, conn, Some(conn), at)
@@ -257,7 +293,7 @@ where
     drop(batches);
     for step in done.chunks(STEP_ENTRIES) {
         // A moment too early only makes the flows look younger.
-        let moment = judge.moment()?;
+        let moment = judge.moment(*port_secs)?;
         for key in step {
             if remove_done(flows, key, moment)? {
                 counter.fetch_add(1, Ordering::Relaxed);
@@ -267,6 +303,7 @@ where
             break;
         }
     }
+    *port_secs = port_secs_for(entries, flows.entries_max()?);
     Ok(())
 }
 

@@ -29,6 +29,7 @@ fn at(now: u32) -> Moment {
         now,
         hz: 1,
         timeouts: TIMEOUTS,
+        port_secs: TIME_WAIT_SECS,
     }
 }
 
@@ -105,13 +106,14 @@ fn each_state_has_its_own_timeout() {
         (proto::TCP, REPLIED, 1000),
         (proto::TCP, REPLIED | ConnState::FIN_REQUEST, 500),
         (proto::TCP, REPLIED | ConnState::FIN_REPLY, 500),
-        (proto::TCP, over, TCP_OVER_SECS),
+        (proto::TCP, over, 30),
+        (proto::TCP, over | ConnState::RESET, TCP_OVER_SECS),
         (proto::TCP, ConnState::RESET, TCP_OVER_SECS),
         (proto::UDP, 0, 20),
         (proto::UDP, REPLIED, 40),
     ] {
-        assert!(!timeouts.has_expired(protocol, state, timeout_secs));
-        assert!(timeouts.has_expired(protocol, state, timeout_secs + 1));
+        assert!(!timeouts.has_expired(protocol, state, 30, timeout_secs));
+        assert!(timeouts.has_expired(protocol, state, 30, timeout_secs + 1));
     }
 }
 
@@ -271,5 +273,41 @@ fn a_masqueraded_pair_goes_request_first_and_stays_when_an_answer_comes() {
         flows.put(reply);
         assert!(remove_done(&mut flows, &first, at(now)).unwrap());
         assert!(!flows.has(&request.0) && flows.has(&reply.0));
+    }
+}
+
+#[test]
+fn a_masquerade_port_is_kept_for_as_long_as_a_backend_waits_after_the_end() {
+    let with = |seen, (mut key, mut conn): (Key, Entry)| {
+        key.proto = proto::TCP;
+        (conn.request_seen, conn.reply_seen) = (REPLIED | seen, REPLIED | seen);
+        (key, conn)
+    };
+    for (seen, translated_secs, masqueraded_secs) in [
+        (ConnState::CLOSED, TCP_OVER_SECS, TIME_WAIT_SECS),
+        (ConnState::RESET, TCP_OVER_SECS, TCP_OVER_SECS),
+    ] {
+        let pairs = [
+            (translated_secs, [request(OLD, 0), reply(OLD, 0)]),
+            (masqueraded_secs, masqueraded(OLD, 0)),
+        ];
+        for (secs, pair) in pairs {
+            let pair = pair.map(|entry| with(seen, entry));
+            let mut flows = Memory::default();
+            for entry in pair {
+                flows.put(entry);
+            }
+            for (key, _) in &pair {
+                assert!(!remove_done(&mut flows, key, at(secs)).unwrap());
+            }
+            assert!(remove_done(&mut flows, &pair[1].0, at(secs + 1)).unwrap());
+        }
+    }
+}
+
+#[test]
+fn a_table_that_fills_up_keeps_ports_for_less_long() {
+    for (entries, secs) in [(0, 60), (500, 60), (625, 35), (750, 10), (1000, 10)] {
+        assert_eq!(port_secs_for(entries, 1000), secs, "{entries} of 1000");
     }
 }

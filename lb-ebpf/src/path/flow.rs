@@ -45,7 +45,10 @@ pub(super) fn apply<F: Family, T: Tables<F>>(
         Some(action) => action.direction(),
         None => Direction::Request,
     };
-    let bits = shown(work.packet.proto, work.packet.tcp_flags, by);
+    let mut bits = shown(work.packet.proto, work.packet.tcp_flags, by);
+    if work.table as u8 == Table::HalfOpen as u8 && is_of_earlier_connection(work) {
+        bits = ConnState::RESET;
+    }
     note(tables, work, by, bits);
     if work.table as u8 == Table::HalfOpen as u8 && promote::is_due(work, by) {
         promote::promote(tables, work, by, bits)?;
@@ -113,6 +116,17 @@ fn shown(proto: u8, flags: u8, by: Direction) -> u8 {
     bits
 }
 
+/// True when a backend answers a masqueraded SYN by what is no answer to one: it has an earlier connection
+/// from that port, and goes on saying so (RFC 9293, 3.10.7.4). Over as it is then, the flow gets another
+/// port when its SYN is repeated. An answer that does come after all makes good for it.
+#[inline(always)]
+fn is_of_earlier_connection<A: Copy>(work: &Work<A>) -> bool {
+    work.conn.action == Action::UndoSnat as u8
+        && work.packet.proto == proto::TCP
+        && work.packet.tcp_flags & (tcp::SYN | tcp::RST) == 0
+        && work.conn.reply_seen & ConnState::REPLIED == 0
+}
+
 /// Writes down what a packet showed of its flow, in both entries when it is news.
 #[inline(always)]
 fn note<F: Family, T: Tables<F>>(
@@ -143,8 +157,8 @@ fn note<F: Family, T: Tables<F>>(
     }
 }
 
-/// True when the entry in `work.conn` is one of requests at egress or replies at ingress whose other
-/// half is gone: what looks like ours may then belong to the kernel's own masquerading, which chooses
+/// True when the entry in `work.conn` is one of masqueraded replies whose other half is gone or is a
+/// newer flow's: what looks like ours may then belong to the kernel's own masquerading, which chooses
 /// ports by itself. Looked at once a second, together with `last_seen`.
 #[inline(always)]
 pub(super) fn is_stray<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>) -> bool {
@@ -156,7 +170,10 @@ pub(super) fn is_stray<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<
         return false;
     }
     work.other_key = work.conn.pair_key(&work.key);
-    if tables.conn(work.table, &work.other_key).is_some() {
+    let paired = tables
+        .conn(work.table, &work.other_key)
+        .is_some_and(|other| other.pair_key(&work.other_key) == work.key);
+    if paired {
         return false;
     }
     tables.remove_conn(work.table, &work.key);

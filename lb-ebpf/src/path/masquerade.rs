@@ -159,12 +159,19 @@ fn is_free<F: Family, T: Tables<F>>(
         return true;
     };
     work.other_key = existing.pair_key(&work.pair_key);
+    let over = ConnState::is_over(existing.state());
     // The flow's own earlier claim: its other half gave way to newer flows.
-    let own = work.other_key == work.key;
-    if !own && (patient || !ConnState::is_over(existing.state())) {
+    let own = work.other_key == work.key && !over;
+    if !own && (patient || !over) {
         return false;
     }
-    tables.remove_conn(table, &work.other_key);
+    // It may have a newer flow of its client beside it, which has another port.
+    let paired = tables
+        .conn(table, &work.other_key)
+        .is_some_and(|other| other.pair_key(&work.other_key) == work.pair_key);
+    if paired {
+        tables.remove_conn(table, &work.other_key);
+    }
     tables.remove_conn(table, &work.pair_key);
     true
 }

@@ -29,9 +29,9 @@ pub fn reply<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>) 
         packet.proto == proto::UDP || packet.tcp_flags & (tcp::SYN | tcp::RST) != 0 || marked;
     let mut found = flow::find(tables, work, may_be_new);
     if found && is_reused(work) {
-        // The flow before this one must neither end it nor masquerade it unasked.
-        work.other_key = work.conn.pair_key(&work.key);
-        tables.remove_conn(work.table, &work.other_key);
+        // The flow before this one must neither end it nor masquerade it unasked. Its reply entry stays
+        // and keeps the port from others, for as long as its backend may wait for the last
+        // acknowledgement.
         tables.remove_conn(work.table, &work.key);
         found = flow::find(tables, work, may_be_new);
     }

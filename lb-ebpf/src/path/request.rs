@@ -172,6 +172,9 @@ fn may_continue<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr
 
 /// Removes the pair of entries that masquerades the requests of the flow in `work.conn`, answers
 /// under way included: what comes from another source than the client's is of no use to it.
+///
+/// An established pair that is over is no flow's any more and in nobody's way. It keeps its port from
+/// others until it is swept, because the backend may still wait for the last acknowledgement.
 #[inline(always)]
 fn forget_masquerade<F: Family, T: Tables<F>>(
     tables: &mut T,
@@ -187,6 +190,9 @@ fn forget_masquerade<F: Family, T: Tables<F>>(
     let Some(snat) = tables.conn(table, &work.other_key) else {
         return;
     };
+    if table as u8 == Table::Established as u8 && ConnState::is_over(snat.state()) {
+        return;
+    }
     work.pair_key = snat.pair_key(&work.other_key);
     tables.remove_conn(table, &work.other_key);
     tables.remove_conn(table, &work.pair_key);

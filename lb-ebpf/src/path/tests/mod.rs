@@ -24,6 +24,7 @@ mod flows;
 mod icmp;
 mod model;
 mod nat;
+mod ports;
 mod properties;
 mod select;
 mod world;

@@ -9,7 +9,7 @@ use lb_common::abi::{BackendFlags, ConnFlags, Policy, PrefixTable};
 use lb_common::{Reason, V4, V6};
 
 use super::world::{BACKENDS, CLIENTS, End, Made, TARGET, World};
-use crate::packet::tcp::{ACK, FIN, RST, SYN};
+use crate::packet::tcp::{ACK, SYN};
 
 both! {
     a_remote_backend_sees_the_node_and_a_local_one_the_client
@@ -19,11 +19,6 @@ both! {
     what_comes_from_the_node_itself_is_not_masqueraded_twice
     masquerading_is_left_to_who_goes_by_the_mark
     without_an_address_to_masquerade_with_the_packet_is_dropped
-    two_clients_with_one_port_get_two_masquerade_ports
-    exhausted_masquerade_ports_are_a_counted_drop
-    a_socket_of_the_node_keeps_its_port
-    a_closed_flow_gives_its_masquerade_port_back
-    the_port_of_a_flow_that_has_just_ended_is_left_alone_while_others_are_free
     a_masqueraded_datagram_is_answered_too
     a_reply_to_a_flow_that_is_gone_is_left_to_the_stack
     a_port_that_the_client_serves_itself_is_changed
@@ -93,12 +88,17 @@ pub(super) fn back<F: Made>(
     world.reply(from, to, proto, flags)
 }
 
-fn client<F: Made>(port: u16) -> End<F> {
+/// The end of the client that these tests have.
+pub(super) fn client<F: Made>(port: u16) -> End<F> {
     (F::address(CLIENTS, 1), port)
 }
 
 /// Opens a connection and checks that all three packets arrive; gives what the backend sees.
-fn handshake<F: Made>(world: &mut World<F>, from: End<F>, to: End<F>) -> (End<F>, End<F>) {
+pub(super) fn handshake<F: Made>(
+    world: &mut World<F>,
+    from: End<F>,
+    to: End<F>,
+) -> (End<F>, End<F>) {
     let seen = there(world, from, to, (TCP, SYN)).unwrap();
     let answer = back(world, seen.1, seen.0, (TCP, SYN | ACK));
     assert_eq!(answer, Ok((to, from)));
@@ -207,88 +207,6 @@ mod case {
             there(&mut world, client::<F>(40_000), frontend, (TCP, SYN)),
             Err(Reason::NoMasqueradeAddress)
         );
-    }
-
-    pub(super) fn two_clients_with_one_port_get_two_masquerade_ports<F: Made>() {
-        let mut world = with_node::<F>();
-        let frontend = world.service(1, TCP, &[1]);
-        set_policy(&mut world, Policy::SNAT_ALWAYS);
-        let first = handshake(&mut world, (F::address(CLIENTS, 1), 20_000), frontend);
-        let second = handshake(&mut world, (F::address(CLIENTS, 2), 20_000), frontend);
-        assert_eq!(first.0, (node::<F>(), 20_000));
-        assert_ne!(second.0, first.0);
-        world.assert_paired();
-    }
-
-    pub(super) fn exhausted_masquerade_ports_are_a_counted_drop<F: Made>() {
-        let mut world = with_node::<F>();
-        world.pool = 2000..=2003;
-        let frontend = world.service(1, UDP, &[1]);
-        set_policy(&mut world, Policy::SNAT_ALWAYS);
-        let mut outcomes = Vec::new();
-        for port in 40_000..40_200 {
-            outcomes.push(there(&mut world, client::<F>(port), frontend, (UDP, 0)));
-        }
-        let served = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
-        assert_eq!(served, 4);
-        assert!(
-            outcomes
-                .iter()
-                .filter_map(|outcome| outcome.err())
-                .all(|reason| reason == Reason::NoMasqueradePort)
-        );
-    }
-
-    pub(super) fn a_socket_of_the_node_keeps_its_port<F: Made>() {
-        let mut world = with_node::<F>();
-        let frontend = world.service(1, TCP, &[1]);
-        set_policy(&mut world, Policy::SNAT_ALWAYS);
-        let key = lb_common::abi::ConnKey::new(
-            (F::address(BACKENDS, 1), TARGET),
-            (node::<F>(), 20_000),
-            TCP,
-            lb_common::abi::Hook::Ingress,
-        );
-        world.sockets.insert(key);
-        let (source, _) = handshake(&mut world, client::<F>(20_000), frontend);
-        assert_ne!(source.1, 20_000);
-    }
-
-    pub(super) fn a_closed_flow_gives_its_masquerade_port_back<F: Made>() {
-        for last in [RST, FIN | ACK] {
-            let mut world = with_node::<F>();
-            world.pool = 2000..=2000;
-            let frontend = world.service(1, TCP, &[1]);
-            set_policy(&mut world, Policy::SNAT_ALWAYS);
-            let seen = handshake(&mut world, client::<F>(40_000), frontend);
-            there(&mut world, client::<F>(40_000), frontend, (TCP, last)).unwrap();
-            back(&mut world, seen.1, seen.0, (TCP, last)).unwrap();
-            let again = handshake(&mut world, client::<F>(40_001), frontend);
-            assert_eq!(again.0, seen.0);
-            // The same tuple as before, at once.
-            there(&mut world, client::<F>(40_001), frontend, (TCP, last)).unwrap();
-            back(&mut world, again.1, again.0, (TCP, last)).unwrap();
-            handshake(&mut world, client::<F>(40_001), frontend);
-            world.assert_paired();
-        }
-    }
-
-    pub(super) fn the_port_of_a_flow_that_has_just_ended_is_left_alone_while_others_are_free<
-        F: Made,
-    >() {
-        let mut world = with_node::<F>();
-        world.pool = 2000..=2001;
-        let frontend = world.service(1, TCP, &[1]);
-        set_policy(&mut world, Policy::SNAT_ALWAYS);
-        for port in 40_000..40_020 {
-            let seen = handshake(&mut world, client::<F>(port), frontend);
-            there(&mut world, client::<F>(port), frontend, (TCP, FIN | ACK)).unwrap();
-            back(&mut world, seen.1, seen.0, (TCP, FIN | ACK)).unwrap();
-            let next = handshake(&mut world, client::<F>(port + 100), frontend);
-            assert_ne!(next.0, seen.0);
-            // The agent sweeps what is over.
-            world.conns.clear();
-        }
     }
 
     pub(super) fn a_masqueraded_datagram_is_answered_too<F: Made>() {

@@ -69,3 +69,9 @@ fn should_not_have_connectivity_disruption_during_rolling_update_with_external_t
  {
     rolling_update("Local");
 }
+
+#[test]
+fn should_not_have_connectivity_disruption_during_rolling_update_with_external_traffic_policy_cluster()
+ {
+    rolling_update("Cluster");
+}
