@@ -6,6 +6,7 @@
 
 mod audits;
 mod describe;
+mod health;
 mod kernel;
 mod metrics;
 mod options;

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use super::audits::{Audits, Due};
+use super::health::{HealthServers, Progress};
 use super::kernel::{KernelArgs, pod_source};
 use super::metrics::Metrics;
 use super::options::PlanningArgs;
@@ -168,9 +169,12 @@ async fn serve(args: &RunArgs, settings: Settings) -> Result<(), String> {
     let mut reconciler = Reconciler::restore(settings, &content, random_stamp());
     // Before the first pass: without the node's own addresses it would remove their node ports.
     reconciler.receive_addresses(managed.borrow_and_update().addresses.clone());
+    let progress = Progress::default();
     let service = Service {
         managed,
         following: true,
+        progress: progress.clone(),
+        health: HealthServers::new(progress, started.recorder.clone()),
         recorder: started.recorder,
         memory: Memory::new(started.state),
         metrics,
@@ -224,6 +228,9 @@ impl Stop {
 struct Service {
     reconciler: Reconciler,
     recorder: Option<EventRecorder>,
+    /// Whether changes come into force.
+    progress: Progress,
+    health: HealthServers,
     memory: Memory,
     metrics: Metrics,
     counters: PerService,
@@ -375,6 +382,9 @@ impl Service {
             self.counters.name(ids);
         }
         self.tell();
+        self.progress.note(outcome.pending > 0);
+        self.health.listen_at(self.reconciler.health_addresses());
+        self.health.change(self.reconciler.take_health_news());
         if outcome.services >= MANY_SERVICES {
             memory::give_back();
         }
