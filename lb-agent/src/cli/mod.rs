@@ -9,6 +9,7 @@ mod describe;
 mod kernel;
 mod metrics;
 mod options;
+mod per_backend;
 mod per_service;
 mod plan;
 mod remember;
