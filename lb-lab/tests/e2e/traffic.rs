@@ -168,7 +168,13 @@ fn packets_and_bytes_are_counted_once_and_stay_after_their_flows() {
         );
         assert_about(2 * UPLOAD, up, name);
         assert_about(2 * DOWNLOAD, down, name);
-        eprintln!("{:#?}", meter.last);
+        // The datagram that opens a flow is in no entry's count.
+        let questions = meter.service("packets", udp(name), "request");
+        assert_eq!(questions, 2 * (QUESTIONS - 1), "{name}");
+        let answers = meter.service("packets", udp(name), "reply");
+        assert_eq!(answers, 2 * QUESTIONS, "{name}");
+        let bytes = meter.service("bytes", udp(name), "reply");
+        assert_eq!(bytes, QUESTIONS * (QUESTION + 28 + QUESTION + 48), "{name}");
         let expected: BTreeMap<_, _> = vips[0]
             .remotes()
             .map(|like| (own(pod, like, TARGET).to_string(), 1))
