@@ -148,7 +148,7 @@ impl Bases {
     }
 
     fn home(&self, Fingerprint(bits): Fingerprint) -> usize {
-        let scaled = u128::from(bits) * self.slots.len() as u128 >> FINGERPRINT_BITS;
+        let scaled = (u128::from(bits) * self.slots.len() as u128) >> FINGERPRINT_BITS;
         usize::try_from(scaled).unwrap_or_default()
     }
 

@@ -89,7 +89,7 @@ impl Node {
         let conn = self.entries.get_mut(key).unwrap();
         conn.packets = conn.packets.wrapping_add(packets);
         let sum = conn.byte_count() + u64::from(bytes);
-        conn.bytes = [sum as u32, (sum >> 32) as u32];
+        conn.bytes = [sum & 0xffff_ffff, sum >> 32].map(|half| u32::try_from(half).unwrap());
         if self.now.wrapping_sub(conn.last_seen) >= HZ {
             conn.last_seen = self.now;
         }
