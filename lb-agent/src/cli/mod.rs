@@ -10,6 +10,7 @@ mod health;
 mod kernel;
 mod metrics;
 mod options;
+mod per_backend;
 mod per_service;
 mod plan;
 mod remember;

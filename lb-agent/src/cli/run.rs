@@ -90,7 +90,8 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:10249",
           value_parser = parse_bind_address)]
     metrics_bind_address: BindAddress,
-    /// Ports of Services that have counters of their own among the metrics, the first ones by name.
+    /// Ports of Services that have counters of their own among the metrics, they and their backends;
+    /// the first ones by name.
     #[arg(long, value_name = "N", default_value_t = 1000)]
     metrics_services_max: usize,
     /// How to write the log.
@@ -160,7 +161,7 @@ async fn serve(args: &RunArgs, settings: Settings) -> Result<(), String> {
     let metrics = Metrics::new();
     datapath.tables().keep_services(&content.services());
     let counters = datapath.counters().map_err(|e| error_chain(&e))?;
-    let counters = PerService::new(counters, args.metrics_services_max);
+    let counters = PerService::new(counters, datapath.traffic(), args.metrics_services_max);
     metrics.show_services(&counters);
     if let BindAddress(Some(address)) = args.metrics_bind_address {
         tokio::spawn(metrics.clone().serve(address));

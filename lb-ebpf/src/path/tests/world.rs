@@ -397,6 +397,9 @@ impl<F: Made> Tables<F> for World<F> {
     fn is_pod(&self, _source: &F::Addr) -> bool {
         self.from_pod
     }
+    fn size(&self) -> (u32, u32) {
+        (1, 0)
+    }
     fn device(&self) -> u32 {
         self.device
     }
