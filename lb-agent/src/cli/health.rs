@@ -32,7 +32,7 @@ const WEIGHT: HeaderName = HeaderName::from_static("x-load-balancing-endpoint-we
 const REASON: &str = "FailedToStartServiceHealthcheck";
 /// Changes may wait for so long before the agent says of itself that it is not healthy: twice
 /// kube-proxy's period between two full passes.
-const KEEPS_UP: Duration = Duration::from_secs(60);
+const KEEPS_UP: Duration = Duration::from_mins(1);
 /// Waits between the tries to listen; the last one is repeated. The first ones are short, because a
 /// port that goes from one Service to another is free within moments.
 const TRIES: [Duration; 4] = [

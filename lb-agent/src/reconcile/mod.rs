@@ -323,7 +323,9 @@ impl Reconciler {
     pub fn health_addresses(&self) -> Option<&[IpAddr]> {
         match self.settings.options.node_port_addresses {
             NodePortAddresses::All => None,
-            _ => Some(&self.addresses.node_ports),
+            NodePortAddresses::Primary | NodePortAddresses::Within(_) => {
+                Some(&self.addresses.node_ports)
+            }
         }
     }
 
