@@ -26,7 +26,7 @@ use crate::node::Node;
 use crate::run;
 
 /// How long the first full state may take.
-pub const READY_MAX: Duration = Duration::from_secs(15);
+pub const READY_MAX: Duration = Duration::from_secs(30);
 /// How long the agent may take to end after SIGTERM.
 const STOP_MAX: Duration = Duration::from_secs(10);
 /// How often the process is looked at while its reports are awaited.

@@ -32,7 +32,8 @@ enum What {
 /// The agent from the API server to the maps: time, processor time, memory
 ///
 /// Needs root. Clusters of 100 to 50,000 Services, each with one of 5,000 endpoints, in a lab that is
-/// removed at the end. Shows a table and writes target/bench/control.json.
+/// removed at the end. Shows a table and writes target/bench/control.json (control-part.json for
+/// a part of it).
 #[derive(clap::Args)]
 struct Control {
     /// A minute instead of a quarter of an hour: fewer runs and changes, no 50,000 Services
@@ -52,7 +53,7 @@ struct Control {
 /// 10, 1,000 and 10,000 Services, from outside to a node port, and to the pods themselves; through a
 /// router without netfilter, through lb-agent, the same beside a CNI plugin's rules, and through rule
 /// sets of kube-proxy's shape for nftables and iptables. All of them have their turn in every round.
-/// Shows a table and writes target/bench/connections.json.
+/// Shows a table and writes target/bench/connections.json (connections-part.json for a part of it).
 #[derive(clap::Args)]
 struct Connections {
     /// A minute instead of ten: fewer and shorter rounds, no 10,000 Services
@@ -76,7 +77,7 @@ struct Connections {
 ///
 /// Needs root. Loads the programs that the agent carries, with tables of 10,000 Services, and runs
 /// them by `BPF_PROG_TEST_RUN`; nothing is attached. Two minutes. Shows a table and writes
-/// target/bench/packet.json.
+/// target/bench/packet.json (packet-part.json for a part of it).
 #[derive(clap::Args)]
 struct Packet {
     /// Half a minute instead of two: smaller tables, one round; for a look, not for targets
@@ -109,15 +110,16 @@ impl Bench {
     }
 }
 
-/// Where the numbers go.
-fn json(name: &str) -> Result<PathBuf> {
+/// Where the numbers go: those of a part of the bench must not take the place of the whole.
+fn json(name: &str, partial: bool) -> Result<PathBuf> {
     let folder = target_dir()?.join("bench");
     fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
-    Ok(folder.join(name))
+    let part = if partial { "-part" } else { "" };
+    Ok(folder.join(format!("{name}{part}.json")))
 }
 
 /// Builds agent and lab, and runs a bench of the lab with these flags.
-fn in_lab(name: &str, flags: Vec<Option<String>>) -> Result<()> {
+fn in_lab(name: &str, partial: bool, flags: Vec<Option<String>>) -> Result<()> {
     doctor::require_privileges("the bench makes network namespaces and loads BPF programs")?;
     doctor::prepare(Scope::Demo)?;
     run(cargo("build").args(["--locked", "--release"]).args([
@@ -127,7 +129,7 @@ fn in_lab(name: &str, flags: Vec<Option<String>>) -> Result<()> {
         "lb-lab",
     ]))?;
     let built = target_dir()?.join("release");
-    let json = json(&format!("{name}.json"))?;
+    let json = json(name, partial)?;
     let mut bench = command(built.join("lb-lab"));
     bench.args(["bench", name, "--json"]).arg(&json);
     bench.args(flags.into_iter().flatten());
@@ -152,7 +154,8 @@ impl Control {
             option("--runs", self.runs.as_ref()),
             option("--services", self.services.as_ref()),
         ];
-        in_lab("control", flags)
+        let partial = self.quick || self.services.is_some();
+        in_lab("control", partial, flags)
     }
 }
 
@@ -165,7 +168,8 @@ impl Connections {
             option("--turn-ms", self.turn_ms.as_ref()),
             option("--cpu", self.cpu.as_ref()),
         ];
-        in_lab("connections", flags)
+        let partial = self.quick || self.services.is_some();
+        in_lab("connections", partial, flags)
     }
 }
 
@@ -173,7 +177,9 @@ impl Packet {
     fn run(&self) -> Result<()> {
         doctor::require_privileges("the bench loads BPF programs")?;
         doctor::prepare(Scope::Demo)?;
-        let json = json("packet.json")?;
+        let words = [&self.family, &self.proto, &self.only];
+        let partial = self.quick || words.into_iter().any(Option::is_some);
+        let json = json("packet", partial)?;
         let mut bench = cargo("bench");
         // What is measured runs in the kernel and is always optimised. With the profile and the
         // packages that the tests are built with, next to nothing is compiled for it.

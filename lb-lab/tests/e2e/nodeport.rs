@@ -4,7 +4,9 @@
 //! **Invariant:** the client sees the address it dialled and no other. Read next: `cluster.rs`.
 #![expect(clippy::unwrap_used, reason = "a test ends at the first failure")]
 
-use std::net::SocketAddr;
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::time::{Duration, Instant};
 
 use lb_lab::{Builder, Host, Place, Pod};
 
@@ -17,6 +19,10 @@ in_every_topology!(
 );
 
 const NODE_PORT: u16 = 30_080;
+/// How long a refusal may take.
+const REFUSED_MAX: Duration = Duration::from_millis(100);
+/// How long one is waited for.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The Service `name` with a node port.
 fn vip(name: &str, number: u8, node_port: u16) -> Vip {
@@ -87,10 +93,11 @@ fn a_pod_reaches_itself_through_its_service(builder: Builder) {
         let own = web.addresses()[family].to_string();
         let [name, udp, tcp_source, udp_source] = ask(&web, remote);
         assert_eq!((&*name, &*udp), ("web", "web"));
-        assert!(
-            tcp_source != own && udp_source != own,
-            "{tcp_source} {udp_source}"
-        );
+        assert_ne!(tcp_source, own);
+        assert_eq!(tcp_source, udp_source);
+        let addresses = cluster.node(0).output("ip -o address").unwrap();
+        let of_node = format!(" {tcp_source}/");
+        assert!(addresses.contains(&of_node), "{tcp_source}: {addresses}");
     }
 }
 
@@ -107,20 +114,27 @@ fn clients_are_refused_at_once_without_endpoints(builder: Builder) {
     }
 }
 
-/// Connects and must be refused long before a SYN would be sent again.
+/// Connects and sends a datagram; both must be refused long before anything would be sent again.
 pub(crate) fn refused(client: &Host, remote: SocketAddr) {
-    let started = std::time::Instant::now();
-    let connect =
-        move || std::net::TcpStream::connect_timeout(&remote, std::time::Duration::from_secs(5));
-    let error = client.run(connect).unwrap().unwrap_err();
-    assert_eq!(
-        error.kind(),
-        std::io::ErrorKind::ConnectionRefused,
-        "{remote}"
-    );
-    let took = started.elapsed();
-    assert!(
-        took < std::time::Duration::from_millis(100),
-        "{remote}: {took:?}"
-    );
+    let connect = move || TcpStream::connect_timeout(&remote, PATIENCE).map(drop);
+    let ask = move || {
+        let any: IpAddr = if remote.is_ipv4() {
+            Ipv4Addr::UNSPECIFIED.into()
+        } else {
+            Ipv6Addr::UNSPECIFIED.into()
+        };
+        let socket = UdpSocket::bind((any, 0))?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.connect(remote)?;
+        socket.send(b"hostname")?;
+        socket.recv(&mut [0; 64]).map(drop)
+    };
+    let tries: [&(dyn Fn() -> io::Result<()> + Sync); 2] = [&connect, &ask];
+    for attempt in tries {
+        let started = Instant::now();
+        let error = client.run(attempt).unwrap().unwrap_err();
+        let took = started.elapsed();
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{remote}");
+        assert!(took < REFUSED_MAX, "{remote}: {took:?}");
+    }
 }

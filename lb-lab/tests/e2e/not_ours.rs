@@ -2,7 +2,7 @@
 //! What is not for a Service passes as if we were not there.
 //!
 //! **Invariant:** nothing is counted and nothing is written for it: all counters are zero and
-//! both connection tables empty at the end. Read next: `inspect.rs`, which reads them.
+//! all tables of flows empty at the end. Read next: `inspect.rs`, which reads them.
 #![expect(clippy::unwrap_used, reason = "a test ends at the first failure")]
 
 use std::io::Read as _;
@@ -141,7 +141,7 @@ fn leave_alone(builder: Builder) {
 fn assert_nothing_noted(nodes: &[&Node]) {
     for node in nodes {
         assert_eq!(inspect::reasons(node), []);
-        for map in ["CONNS_V4", "CONNS_V6"] {
+        for map in ["CONNS_V4", "CONNS_V6", "HALF_OPEN_V4", "HALF_OPEN_V6"] {
             assert_eq!(inspect::entries(node, map), Vec::<String>::new(), "{map}");
         }
     }

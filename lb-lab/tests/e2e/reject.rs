@@ -5,17 +5,22 @@
 //! wrong. **Invariant:** an answer comes within a tenth of a second, or it is a failure.
 #![expect(clippy::unwrap_used, reason = "a test ends at the first failure")]
 
-use std::io::ErrorKind;
-use std::net::SocketAddr;
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use lb_common::Reason;
 use lb_lab::{Builder, Host, HttpClient, LabError, Pod};
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::UdpGsoSegment;
 
 use crate::cluster::{Cluster, Vip, fail};
 use crate::inspect;
 
-in_every_topology!(a_service_without_endpoints_refuses_whoever_writes_the_checksums);
+in_every_topology!(
+    a_service_without_endpoints_refuses_whoever_writes_the_checksums,
+    datagrams_that_leave_as_one_are_refused,
+);
 
 /// How long a refusal may take.
 const REFUSED_MAX: Duration = Duration::from_millis(100);
@@ -109,4 +114,46 @@ fn a_service_without_endpoints_refuses_whoever_writes_the_checksums(builder: Bui
     expected += refuse_all(&client, &vip, "tx off on both sides");
     let reasons = inspect::reasons(cluster.node(0));
     assert_eq!(reasons, [(Reason::NoBackend, expected)]);
+}
+
+/// Sends four datagrams by one call: they stay one packet of the kernel's (GSO) on their way.
+fn ask_many(client: &Host, remote: SocketAddr) -> Result<(), LabError> {
+    const SEGMENT: i32 = 1000;
+    let ask = || {
+        let any: IpAddr = if remote.is_ipv4() {
+            Ipv4Addr::UNSPECIFIED.into()
+        } else {
+            Ipv6Addr::UNSPECIFIED.into()
+        };
+        let socket = UdpSocket::bind((any, 0))?;
+        setsockopt(&socket, UdpGsoSegment, &SEGMENT).map_err(io::Error::from)?;
+        socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+        socket.connect(remote)?;
+        socket.send(&[b'x'; 4000])?;
+        socket.recv(&mut [0; 64]).map(drop)
+    };
+    let doing = format!("ask {remote}");
+    client
+        .run(ask)?
+        .map_err(|source| LabError::Io { doing, source })
+}
+
+fn datagrams_that_leave_as_one_are_refused(builder: Builder) {
+    let mut cluster = Cluster::new(builder);
+    let client = cluster.pod(0, "client");
+    let vip = Vip::new("empty", 1);
+    cluster.publish(&vip, &[]);
+    cluster.start_agents();
+    let before = wrong_messages(&client);
+    let refuse_both = |what: &str| {
+        for remote in vip.remotes() {
+            refused(&format!("{what}: {remote}"), || ask_many(&client, remote));
+        }
+    };
+    refuse_both("segmented by nobody");
+    Cluster::tx_off_towards(&[&client]);
+    refuse_both("checksums finished on the host side");
+    client.output("ethtool -K eth0 tx off").unwrap();
+    refuse_both("segmented by the client");
+    assert_eq!(wrong_messages(&client), before);
 }

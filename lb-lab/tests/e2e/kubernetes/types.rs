@@ -6,8 +6,9 @@
 
 use std::net::IpAddr;
 
-use lb_lab::Place;
+use lb_lab::{Place, Service};
 
+use super::loadbalancer::addresses;
 use super::{NODE_PORT, answered_by, at, cluster, on, unreachable, with_node_port, with_spec};
 use crate::cluster::{TARGET, Vip};
 
@@ -51,13 +52,18 @@ fn should_be_able_to_update_service_type_to_node_port_listening_on_same_port_num
     let Some(mut cluster) = cluster() else { return };
     let outside = cluster.lab.client("outside", Place::BeyondRouter).unwrap();
     let pod = cluster.web(1, "web");
-    let (before, after) = (Vip::new("web", 1), with_node_port());
+    let (mut before, after) = (Vip::new("web", 1), with_node_port());
+    let addresses = before.remotes().map(|remote| remote.ip());
+    before.service = Service::new("web", &addresses).tcp(80, TARGET);
     cluster.publish(&before, &[&pod]);
     cluster.start_agents();
     for node in cluster.lab.nodes() {
         unreachable(&outside, at(node, NODE_PORT));
     }
-    cluster.change(|manifests| manifests.service(&after.service));
+    cluster.change(|manifests| {
+        manifests.endpoints(&after.service, &[&pod])?;
+        manifests.service(&after.service)
+    });
     for node in cluster.lab.nodes() {
         answered_by(&outside, at(node, NODE_PORT), &["web"]);
     }
@@ -70,8 +76,9 @@ fn should_serve_endpoints_on_same_port_and_different_protocol_for_internal_traff
     let client = cluster.pod(0, "client");
     let (near, far) = (cluster.web(0, "near"), cluster.web(1, "far"));
     let mut vip = with_node_port();
-    vip.service = vip.service.load_balancer(&[]);
+    vip.service = vip.service.load_balancer(&addresses());
     cluster.publish(&vip, &[&near, &far]);
     cluster.start_agents();
     answered_by(&client, vip.remotes(), &["near", "far"]);
+    answered_by(&client, on(addresses(), 80), &["near", "far"]);
 }
