@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! Reading the headers of a socket buffer.
 //!
-//! Directly, where they lie in the linear part; a packet whose headers do not is made linear first.
+//! Directly, where they lie in the linear part; a packet whose headers do not is made linear first,
+//! unless that would harm it.
 //! **Invariant:** a packet that is not of IPv4 or IPv6 is not even looked at.
 
 use core::arch::asm;
@@ -57,12 +58,24 @@ impl Bytes for Linear {
     }
 }
 
+/// Whether the packet is one of SCTP that will be as many as it has buffers (`GSO_BY_FRAGS`).
+///
+/// What is pulled out of its first buffer would be missing in the first of these packets.
+#[inline(always)]
+fn is_list(ctx: &TcContext) -> bool {
+    const GSO_BY_FRAGS: u32 = 0xffff;
+    // SAFETY: the context is valid for as long as the program runs.
+    let size = unsafe { (*ctx.skb.skb).gso_size };
+    size == GSO_BY_FRAGS
+}
+
 /// Reads the headers; see `lb_ebpf::packet::parse`.
 #[inline(always)]
 pub(crate) fn parse<F: Host>(ctx: &TcContext, l2: u32, packet: &mut Packet<F::Addr>) -> Option<()> {
     let wanted = l2 + HEADERS;
     if ctx.data() + wanted as usize > ctx.data_end()
         && ctx.data() + ctx.len() as usize > ctx.data_end()
+        && !is_list(ctx)
     {
         let length = if ctx.len() < wanted {
             ctx.len()
