@@ -8,11 +8,12 @@
 use core::arch::asm;
 use core::ptr;
 
+use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::programs::TcContext;
 use bytemuck::Pod;
 use lb_ebpf::packet::{Bytes, Packet};
 
-use super::Host;
+use super::{Host, World};
 
 /// Most that the headers may take: IPv6 or IPv4 with options, then TCP without.
 const HEADERS: u32 = 60 + 20;
@@ -37,6 +38,22 @@ pub(crate) const TAG: u16 = 0x8100;
 pub(crate) fn inner_ethertype(ctx: &TcContext) -> u16 {
     const OFFSET: usize = 16;
     ctx.load::<[u8; 2]>(OFFSET).map_or(0, u16::from_be_bytes)
+}
+
+/// Whether the frame is for a VLAN device on this one, or comes from there: that device is where it is
+/// looked at, without its tag. A port of a bridge hands tagged frames on to other ports.
+#[inline(always)]
+pub(crate) fn is_of_vlan_device(ctx: &TcContext) -> bool {
+    // SAFETY: the context is valid for as long as the program runs.
+    let tagged = unsafe { (*ctx.skb.skb).vlan_present } != 0;
+    tagged && is_no_bridge_port(ctx.skb.skb) != 0
+}
+
+#[inline(never)]
+fn is_no_bridge_port(skb: *mut __sk_buff) -> u32 {
+    let ctx = TcContext::new(skb);
+    let iface = World::new(&ctx, 0).iface();
+    u32::from(iface.is_none_or(|iface| iface.bridge == 0))
 }
 
 /// The linear part of a socket buffer from the network header on.
