@@ -151,7 +151,7 @@ mod hooks {
                     return later_fragment::<F>(ctx.skb.skb, l2, at_ingress);
                 }
                 Unusual::Other if l2 == ETHERNET && read_tagged::<F>(ctx.skb.skb) != 0 => {
-                    l2 = TAGGED
+                    l2 = TAGGED;
                 }
                 Unusual::Other => return icmp::<F>(ctx.skb.skb, l2, at_ingress),
             }

@@ -5,7 +5,11 @@
 //! left to the devices, the receiver's kernel drops and counts a packet with a wrong one.
 //! **Invariant:** a connect that takes as long as a repeated INIT is a failure.
 //! Read next: `../e2e/cluster.rs`.
-#![expect(clippy::unwrap_used, reason = "a test ends at the first failure")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test ends at the first failure"
+)]
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -106,7 +110,7 @@ fn associate(host: &Host, remote: SocketAddr) -> Greeting {
         let own = socket.local_addr().unwrap().as_socket().unwrap();
         let start = Instant::now();
         let connected = socket.connect_timeout(&remote.into(), STEP_MAX);
-        connected.unwrap_or_else(|error| panic!("connect, {what}: {error}"));
+        connected.expect(&what);
         let took = start.elapsed();
         assert!(took < CONNECT_MAX, "{what}: {took:?}");
         socket.set_read_timeout(Some(STEP_MAX)).unwrap();
@@ -122,10 +126,10 @@ fn associate(host: &Host, remote: SocketAddr) -> Greeting {
                 .map(|at| number.wrapping_add(at.to_le_bytes()[0]))
                 .collect();
             let written = socket.write_all(&sent);
-            written.unwrap_or_else(|error| panic!("write piece {number}, {what}: {error}"));
+            written.expect(&what);
             let mut received = vec![0; PIECE];
             let read = socket.read_exact(&mut received);
-            read.unwrap_or_else(|error| panic!("read piece {number}, {what}: {error}"));
+            read.expect(&what);
             assert!(received == sent, "{what}: other bytes in piece {number}");
         }
         socket.shutdown(std::net::Shutdown::Write).unwrap();

@@ -295,6 +295,7 @@ pub(crate) const NEEDS: &[Need] = &[
         &[Vm],
         "unpacking kernels and modules",
     ),
+    tool("lz4", &["lz4"], &["--version"], &[Vm], "unpacking kernels"),
     tool(
         "strip",
         &["binutils"],

@@ -74,12 +74,13 @@ pub(super) struct Kernel {
 impl Kernel {
     /// The kernel from the cache, fetched at first or when it is asked for anew.
     pub(super) fn get(release: Release, anew: bool) -> Result<Self> {
-        let dir = cache_dir()?.join(format!("kernel-{}", release.name()));
+        let cache = cache_dir()?;
+        let dir = cache.join(format!("kernel-{}", release.name()));
         if anew && dir.exists() {
             fs::remove_dir_all(&dir).with_context(|| format!("remove {}", dir.display()))?;
         }
         if !dir.is_dir() {
-            let part = dir.with_extension("part");
+            let part = cache.join(format!("kernel-{}.part", release.name()));
             if part.exists() {
                 fs::remove_dir_all(&part).with_context(|| format!("remove {}", part.display()))?;
             }
@@ -246,6 +247,7 @@ fn extract(image: &Path, vmlinux: &Path) -> Result<()> {
         [0xfd, b'7', b'z', ..] => ("xz", &["-dc", "--single-stream"]),
         [0x28, 0xb5, 0x2f, 0xfd, ..] => ("zstd", &["-dcq"]),
         [0x1f, 0x8b, ..] => ("gzip", &["-dc"]),
+        [0x02, 0x21, b'L', 0x18, ..] => ("lz4", &["-dcq"]),
         _ => bail!("{} is compressed in an unknown way", image.display()),
     };
     let file =
@@ -258,15 +260,16 @@ fn extract(image: &Path, vmlinux: &Path) -> Result<()> {
         .stderr(Stdio::null());
     let mut child = unpack.spawn().with_context(|| format!("start {program}"))?;
     if let Some(mut stdin) = child.stdin.take() {
-        // Behind the stream lies its length, of which some complain; the result is what counts.
+        // Behind the stream lies the kernel's length, of which some complain; the result is what counts.
         drop(stdin.write_all(payload));
     }
     child
         .wait()
         .with_context(|| format!("wait for {program}"))?;
     let start = fs::read(vmlinux).with_context(|| format!("read {}", vmlinux.display()))?;
-    if !start.starts_with(b"\x7fELF") {
-        bail!("{program} found no ELF file in {}", image.display());
+    let length = payload.last_chunk().map(|bytes| u32::from_le_bytes(*bytes));
+    if !start.starts_with(b"\x7fELF") || u32::try_from(start.len()).ok() != length {
+        bail!("{program} found no whole ELF file in {}", image.display());
     }
     Ok(())
 }

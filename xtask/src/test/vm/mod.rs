@@ -31,9 +31,9 @@ const SLOW: u32 = 20;
 /// How long one test may take in a machine.
 const TEST_LIMIT_SECS: u64 = 600;
 /// How long a machine may take to come up and to end, without its tests.
-const BOOT_LIMIT: Duration = Duration::from_secs(180);
+const BOOT_LIMIT: Duration = Duration::from_mins(3);
 /// How long all tests of a machine may take together.
-const TESTS_LIMIT: Duration = Duration::from_secs(1_800);
+const TESTS_LIMIT: Duration = Duration::from_mins(30);
 /// Lines of a failed machine's log that are shown.
 const LOG_TAIL_LINES: usize = 60;
 /// The program whose tests are for machines only.
