@@ -114,6 +114,8 @@ pub trait Tables<F: Family> {
     /// True when a source on the device that this packet came in by is a pod of this node.
     fn is_pod(&self, source: &F::Addr) -> bool;
 
+    /// Segments of the packet, and its bytes from the network header on.
+    fn size(&self) -> (u32, u32);
     /// Index of the device at whose hook the packet is.
     fn device(&self) -> u32;
     /// True when the packet has the mark that asks for masquerading.

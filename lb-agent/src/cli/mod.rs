@@ -6,9 +6,12 @@
 
 mod audits;
 mod describe;
+mod flags;
+mod health;
 mod kernel;
 mod metrics;
 mod options;
+mod per_backend;
 mod per_service;
 mod plan;
 mod remember;
@@ -37,13 +40,13 @@ pub struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
     #[command(flatten)]
-    run: run::RunArgs,
+    run: flags::RunArgs,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serve: read objects, write tables, follow changes (the default).
-    Run(Box<run::RunArgs>),
+    Run(Box<flags::RunArgs>),
     /// Show the tables that manifests lead to, without touching the kernel.
     Plan(plan::PlanArgs),
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Counters of single Services, read from the kernel when somebody asks for the metrics.
+//! Counters of single Services, read when somebody asks for the metrics: dials from the kernel,
+//! traffic as the sweeper has summed it (`per_backend.rs`).
 //!
 //! **Invariant:** the number of label sets has a limit; Services beyond it are counted as left out.
 
@@ -11,19 +12,29 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 
-use crate::datapath::ServiceCounters;
+use super::per_backend;
+use crate::datapath::{ServiceCounters, Traffic};
 use crate::error_chain;
 use crate::plan::ids::{Ids, PortKey};
 
 /// What one port of a Service is called.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, EncodeLabelSet)]
-struct Labels {
+pub(super) struct Labels {
     namespace: String,
     name: String,
     port: String,
 }
 
 impl Labels {
+    #[cfg(test)]
+    pub(super) fn new(namespace: &str, name: &str, port: &str) -> Self {
+        Self {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            port: port.to_owned(),
+        }
+    }
+
     fn of(key: &PortKey) -> Self {
         Self {
             namespace: key.service.namespace.clone(),
@@ -45,15 +56,17 @@ struct Shown {
 #[derive(Clone, Debug)]
 pub(super) struct PerService {
     counters: Arc<ServiceCounters>,
+    traffic: Traffic,
     shown: Arc<Mutex<Shown>>,
     services_max: usize,
 }
 
 impl PerService {
     /// Shows at most `services_max` ports of Services, the first ones by name.
-    pub(super) fn new(counters: ServiceCounters, services_max: usize) -> Self {
+    pub(super) fn new(counters: ServiceCounters, traffic: Traffic, services_max: usize) -> Self {
         Self {
             counters: Arc::new(counters),
+            traffic,
             shown: Arc::default(),
             services_max,
         }
@@ -101,7 +114,11 @@ impl Collector for PerService {
             }
             sums.push((labels, opened, rejected));
         }
-        write(&mut encoder, &sums, shown.left_out)
+        write(&mut encoder, &sums, shown.left_out)?;
+        let traffic = self.traffic.read();
+        let of_ids = |ids: &Vec<u32>| per_backend::of_ids(ids, &traffic);
+        let sums = shown.ids.iter().map(|(labels, ids)| (labels, of_ids(ids)));
+        per_backend::write(&mut encoder, &sums.collect::<Vec<_>>())
     }
 }
 

@@ -5,20 +5,18 @@
 //! is taken in together afterwards. SIGTERM ends the agent and leaves the forwarding in place.
 //! **Invariant:** nothing is decided here about Services.
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use super::audits::{Audits, Due};
-use super::kernel::{KernelArgs, pod_source};
+use super::flags::{BindAddress, RunArgs};
+use super::health::{HealthServers, Progress};
+use super::kernel::pod_source;
 use super::metrics::Metrics;
-use super::options::PlanningArgs;
 use super::per_service::PerService;
 use super::remember::Memory;
 use super::source::Source;
@@ -30,7 +28,6 @@ use crate::reconcile::{Outcome, Reconciler, Settings};
 use crate::source::Delivery;
 use crate::source::kubernetes::events::EventRecorder;
 use crate::tables::Tables;
-use crate::telemetry::LogFormat;
 use crate::{config, error_chain, memory};
 
 /// A pass over so many Services leaves much memory free.
@@ -42,74 +39,6 @@ const RETRY_LONGEST: Duration = Duration::from_secs(10);
 
 /// Where benchmarks listen for how long things took.
 const LATENCY: &str = "lb_agent::latency";
-
-/// The flags of `run`.
-#[derive(Clone, Debug, Args)]
-pub(super) struct RunArgs {
-    /// Folder of Kubernetes manifests to serve and to watch (*.yaml, *.yml, *.json), instead of an
-    /// API server.
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["kubeconfig", "api_server"])]
-    pub(super) manifests: Option<PathBuf>,
-    /// How to reach and to log in to the API server [default: the files that KUBECONFIG names, else
-    /// the service account of the pod].
-    #[arg(long, value_name = "FILE")]
-    pub(super) kubeconfig: Option<PathBuf>,
-    /// The URL of the API server, instead of the one that the kubeconfig or the pod tells: an address
-    /// that does not depend on what this agent programs.
-    #[arg(long, value_name = "URL")]
-    pub(super) api_server: Option<String>,
-    /// Folder for what the API server told last: a node that comes back with empty tables serves by
-    /// it until the server answers.
-    #[arg(long, value_name = "DIR")]
-    pub(super) state_dir: Option<PathBuf>,
-    /// The name of this node [default: the host name].
-    #[arg(long, value_name = "NAME")]
-    node: Option<String>,
-    /// Where to pin maps and programs, on a BPF file system.
-    #[arg(long, value_name = "DIR", default_value = config::BPFFS_DEFAULT)]
-    bpffs: PathBuf,
-    /// A cgroup v2 folder, for a way in at the socket that is not there yet: it is checked and not
-    /// used [default: the root of the hierarchy].
-    #[arg(long, value_name = "DIR")]
-    cgroup: Option<PathBuf>,
-    #[command(flatten)]
-    planning: PlanningArgs,
-    /// Devices to manage even if they are not found to need it; * and ? match any text.
-    #[arg(long, value_name = "GLOB", value_delimiter = ',')]
-    include_interfaces: Vec<String>,
-    /// Devices to leave alone; wins over the former.
-    #[arg(long, value_name = "GLOB", value_delimiter = ',')]
-    exclude_interfaces: Vec<String>,
-    #[command(flatten)]
-    kernel: KernelArgs,
-    /// Seconds between two audits of the maps, which mend what others have changed; 0 for none.
-    #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
-    audit_interval: u64,
-    /// Where to serve metrics for Prometheus; `none` for nowhere.
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:10249",
-          value_parser = parse_bind_address)]
-    metrics_bind_address: BindAddress,
-    /// Ports of Services that have counters of their own among the metrics, the first ones by name.
-    #[arg(long, value_name = "N", default_value_t = 1000)]
-    metrics_services_max: usize,
-    /// How to write the log.
-    #[arg(long, value_enum, default_value_t)]
-    pub(super) log_format: LogFormat,
-}
-
-/// Where to listen, or nowhere.
-#[derive(Clone, Copy, Debug)]
-struct BindAddress(Option<SocketAddr>);
-
-fn parse_bind_address(text: &str) -> Result<BindAddress, String> {
-    if text == "none" {
-        return Ok(BindAddress(None));
-    }
-    match text.parse() {
-        Ok(address) => Ok(BindAddress(Some(address))),
-        Err(_) => Err("give an address and a port such as 127.0.0.1:10249, or none".to_owned()),
-    }
-}
 
 pub(super) fn run(args: &RunArgs) -> Result<(), String> {
     if let Some(path) = &args.manifests {
@@ -159,7 +88,7 @@ async fn serve(args: &RunArgs, settings: Settings) -> Result<(), String> {
     let metrics = Metrics::new();
     datapath.tables().keep_services(&content.services());
     let counters = datapath.counters().map_err(|e| error_chain(&e))?;
-    let counters = PerService::new(counters, args.metrics_services_max);
+    let counters = PerService::new(counters, datapath.traffic(), args.metrics_services_max);
     metrics.show_services(&counters);
     if let BindAddress(Some(address)) = args.metrics_bind_address {
         tokio::spawn(metrics.clone().serve(address));
@@ -168,9 +97,12 @@ async fn serve(args: &RunArgs, settings: Settings) -> Result<(), String> {
     let mut reconciler = Reconciler::restore(settings, &content, random_stamp());
     // Before the first pass: without the node's own addresses it would remove their node ports.
     reconciler.receive_addresses(managed.borrow_and_update().addresses.clone());
+    let progress = Progress::default();
     let service = Service {
         managed,
         following: true,
+        progress: progress.clone(),
+        health: HealthServers::new(progress, started.recorder.clone()),
         recorder: started.recorder,
         memory: Memory::new(started.state),
         metrics,
@@ -224,6 +156,9 @@ impl Stop {
 struct Service {
     reconciler: Reconciler,
     recorder: Option<EventRecorder>,
+    /// Whether changes come into force.
+    progress: Progress,
+    health: HealthServers,
     memory: Memory,
     metrics: Metrics,
     counters: PerService,
@@ -375,6 +310,9 @@ impl Service {
             self.counters.name(ids);
         }
         self.tell();
+        self.progress.note(outcome.pending > 0);
+        self.health.listen_at(self.reconciler.health_addresses());
+        self.health.change(self.reconciler.take_health_news());
         if outcome.services >= MANY_SERVICES {
             memory::give_back();
         }

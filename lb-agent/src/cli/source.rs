@@ -11,7 +11,7 @@ use std::time::Instant;
 use tokio::sync::mpsc::unbounded_channel;
 use tracing::{info, warn};
 
-use super::run::RunArgs;
+use super::flags::RunArgs;
 use crate::error_chain;
 use crate::model::snapshot::{Object, Update};
 use crate::source::kubernetes::events::EventRecorder;

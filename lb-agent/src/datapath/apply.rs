@@ -68,6 +68,7 @@ impl Tables for KernelTables {
     }
 
     fn forget_services(&mut self, services: &[u32]) {
+        self.traffic.forget(services);
         for service in services {
             if let Err(error) = self.counters.clear(*service) {
                 warn_of_counters(&error);

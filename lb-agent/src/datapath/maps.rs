@@ -24,6 +24,7 @@ use super::error::DatapathError;
 use super::grow::Caller;
 use super::pins::Pins;
 use super::port_set::FrontendPorts;
+use super::traffic::{Lookup, Meter, Traffic};
 use super::versions::Versions;
 use super::written::{Grow, Shared, Store, Written, lock};
 
@@ -243,6 +244,7 @@ pub struct KernelTables {
     pub(super) grower: Option<Caller>,
     reasons: PerCpuArray<MapData, u64>,
     pub(super) counters: ServiceCounters,
+    pub(super) traffic: Traffic,
     pub(super) versions: Versions,
     pub(super) ports: FrontendPorts,
 }
@@ -265,6 +267,7 @@ impl KernelTables {
             grower: None,
             reasons,
             counters: ServiceCounters::open(pins)?,
+            traffic: Traffic::default(),
             versions: Versions::open(pins)?,
             ports: FrontendPorts::open(pins)?,
         })
@@ -275,6 +278,14 @@ impl KernelTables {
         let slots: Arc<dyn Grow> = Arc::clone(&self.slots) as _;
         let families = self.v4.all().into_iter().chain(self.v6.all());
         families.chain([slots]).collect()
+    }
+
+    /// Who sums what flows count, for IPv4 and IPv6.
+    pub(super) fn meters(&self) -> [Meter; 2] {
+        [
+            self.traffic.meter_v4(users(&self.v4.backends)),
+            self.traffic.meter_v6(users(&self.v6.backends)),
+        ]
     }
 
     /// Addresses that belong to Services, as the tables tell.
@@ -298,6 +309,19 @@ impl KernelTables {
             })
             .collect()
     }
+}
+
+/// Tells who has a backend id. One that cannot be read is as one that nobody has.
+fn users<A>(backends: &Shared<Hash<u32, Backend<A>>>) -> Lookup
+where
+    A: Copy + Send + 'static,
+    Backend<A>: bytemuck::Pod + Send,
+{
+    let backends = Arc::clone(backends);
+    Box::new(move |id| {
+        let found = lock(&backends).now().replaced(&id).ok().flatten()?;
+        Some((found.service, found.epoch))
+    })
 }
 
 /// Adds the addresses of all frontends that are no node ports.

@@ -31,6 +31,7 @@ mod prefixes;
 mod shapes;
 mod sizes;
 mod sweep;
+mod traffic;
 mod versions;
 mod view;
 mod written;
@@ -65,6 +66,7 @@ pub use pins::Pins;
 pub use ports::{PortRange, SnatPorts};
 pub use sizes::{Size, Sizes};
 pub use sweep::Timeouts;
+pub use traffic::{ServiceTraffic, Totals, Traffic};
 
 /// What can be chosen about the kernel side.
 #[derive(Clone, Debug)]
@@ -177,7 +179,7 @@ impl Datapath {
         };
         let ebpf = loader::load(&pins, &wanted)?;
         let mut tables = KernelTables::open_pins(&pins)?;
-        let sweeper = Sweeper::start(&pins, config.timeouts)?;
+        let sweeper = Sweeper::start(&pins, config.timeouts, tables.meters())?;
         let (sender, managed) = watch::channel(Managed::default());
         let repairs = Arc::new(AtomicU64::new(0));
         let (switches, received) = mpsc::unbounded_channel();
@@ -225,6 +227,11 @@ impl Datapath {
     /// The counters of service ids, to read them.
     pub fn counters(&self) -> Result<ServiceCounters, DatapathError> {
         ServiceCounters::open(&self.pins)
+    }
+
+    /// What goes through flows, summed by the sweeper.
+    pub fn traffic(&self) -> Traffic {
+        self.tables.traffic.clone()
     }
 
     /// The managed devices, as they are now and as they change.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Removes the entries of flows that have ended.
+//! Removes the entries of flows that have ended, and lets what they have counted be summed.
 //!
 //! A thread of its own walks the flow tables in small steps; the packet path never waits for it.
 //! Entries are a pair when each names the other; the younger one decides and both go. An entry
@@ -8,6 +8,7 @@
 //! What remains: the kernel has no removal with a condition, so a packet between that read and its
 //! removal loses the entry. UDP and a SYN then open the flow again; other TCP goes to the stack.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -20,6 +21,7 @@ use super::error::DatapathError;
 use super::loader::Clock;
 use super::maps::Flows;
 use super::pins::Pins;
+use super::traffic::Meter;
 
 /// A TCP client that never got an answer gives up after a few retransmissions of its SYN; Linux's
 /// own connection tracking allows 60 to 120 seconds.
@@ -155,10 +157,20 @@ pub(super) struct Sweeper {
 }
 
 impl Sweeper {
-    pub(super) fn start(pins: &Pins, timeouts: Timeouts) -> Result<Self, DatapathError> {
-        let v4 = Flows::open_v4(pins)?;
-        let v6 = Flows::open_v6(pins)?;
+    /// `meters` sum the entries of IPv4 and IPv6.
+    pub(super) fn start(
+        pins: &Pins,
+        timeouts: Timeouts,
+        meters: [Meter; 2],
+    ) -> Result<Self, DatapathError> {
         let clock = Clock::open(pins)?;
+        let now = clock.now()?;
+        let [v4, v6] = meters.map(|mut meter| {
+            meter.start(now, clock.hz);
+            meter
+        });
+        let v4 = Metered(Flows::open_v4(pins)?, v4);
+        let v6 = Metered(Flows::open_v6(pins)?, v6);
         let (stop, stopped) = sync_channel(0);
         let removed = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&removed);
@@ -204,8 +216,8 @@ impl Drop for Sweeper {
 }
 
 fn run(
-    mut v4: Flows<[u8; 4]>,
-    mut v6: Flows<[u8; 16]>,
+    mut v4: Metered<[u8; 4]>,
+    mut v6: Metered<[u8; 16]>,
     judge: &Judge,
     stopped: &Receiver<()>,
     counter: &AtomicU64,
@@ -262,8 +274,8 @@ fn wait(stopped: &Receiver<()>, rest: Duration) -> bool {
 /// Keys are gathered first and removed afterwards, so that the reading is many entries at a time
 /// and ends soon, and the writing has the pace that it needs. How many there were decides for how long
 /// the next pass lets ports be kept.
-fn sweep<A: Copy>(
-    flows: &mut Flows<A>,
+fn sweep<A: Copy + Into<IpAddr>>(
+    metered: &mut Metered<A>,
     judge: &Judge,
     port_secs: &mut u32,
     stopped: &Receiver<()>,
@@ -275,6 +287,8 @@ where
 {
     let mut done = Vec::new();
     let mut entries = 0;
+    let Metered(flows, meter) = &mut *metered;
+    meter.begin(judge.moment(*port_secs)?.now);
     let mut batches = flows.batches(STEP_ENTRIES);
     let mut moment = None;
     while let Some((keys, conns)) = batches.next().map_err(|error| flows.unread(error))? {
@@ -289,13 +303,15 @@ where
             is_done(key, conn, None, at) || is_done(key, conn, Some(conn), at)
         });
         done.extend(old.map(|(key, _)| *key));
+        meter.add(keys, conns);
     }
     drop(batches);
+    meter.end();
     for step in done.chunks(STEP_ENTRIES) {
         // A moment too early only makes the flows look younger.
         let moment = judge.moment(*port_secs)?;
         for key in step {
-            if remove_done(flows, key, moment)? {
+            if remove_done(metered, key, moment)? {
                 counter.fetch_add(1, Ordering::Relaxed);
             }
         }
@@ -303,27 +319,38 @@ where
             break;
         }
     }
-    *port_secs = port_secs_for(entries, flows.entries_max()?);
+    *port_secs = port_secs_for(entries, metered.0.entries_max()?);
     Ok(())
 }
 
 /// Where entries are looked up and removed.
 trait Entries<A> {
     fn lookup(&self, key: &ConnKey<A>) -> Result<Option<Conn<A>>, DatapathError>;
-    fn remove(&mut self, key: &ConnKey<A>) -> Result<(), DatapathError>;
+    /// Removes an entry that was just read.
+    fn remove(&mut self, key: &ConnKey<A>, conn: &Conn<A>) -> Result<(), DatapathError>;
 }
 
-impl<A> Entries<A> for Flows<A>
+/// The flow entries of one family, and who sums what they count.
+struct Metered<A>(Flows<A>, Meter)
+where
+    ConnKey<A>: bytemuck::Pod,
+    Conn<A>: bytemuck::Pod;
+
+impl<A: Copy + Into<IpAddr>> Entries<A> for Metered<A>
 where
     ConnKey<A>: bytemuck::Pod,
     Conn<A>: bytemuck::Pod,
 {
     fn lookup(&self, key: &ConnKey<A>) -> Result<Option<Conn<A>>, DatapathError> {
-        Self::lookup(self, key)
+        self.0.lookup(key)
     }
 
-    fn remove(&mut self, key: &ConnKey<A>) -> Result<(), DatapathError> {
-        Self::remove(self, key)
+    fn remove(&mut self, key: &ConnKey<A>, conn: &Conn<A>) -> Result<(), DatapathError> {
+        self.1.close(key, conn);
+        self.0.remove(key)?;
+        // ORDER: after the removal; if that fails, the entry will be met again.
+        self.1.forget(key, conn);
+        Ok(())
     }
 }
 
@@ -371,31 +398,31 @@ where
         (pair, (*key, conn))
     };
     // An answer meanwhile is life of the request as well.
-    if !is_unused(flows, &reply)? || !remove_unused(flows, &request)? {
+    if unused(flows, &reply)?.is_none() || !remove_unused(flows, &request)? {
         return Ok(false);
     }
     remove_unused(flows, &reply)?;
     Ok(true)
 }
 
-/// True when an entry is there as it was read before.
-fn is_unused<A: Copy>(
+/// An entry as it is now, if nobody used it since it was read.
+fn unused<A: Copy>(
     flows: &impl Entries<A>,
     (key, conn): &(ConnKey<A>, Conn<A>),
-) -> Result<bool, DatapathError> {
+) -> Result<Option<Conn<A>>, DatapathError> {
     let now = flows.lookup(key)?;
-    Ok(now.is_some_and(|now| now.last_seen == conn.last_seen))
+    Ok(now.filter(|now| now.last_seen == conn.last_seen))
 }
 
 fn remove_unused<A: Copy>(
     flows: &mut impl Entries<A>,
     entry: &(ConnKey<A>, Conn<A>),
 ) -> Result<bool, DatapathError> {
-    let unused = is_unused(flows, entry)?;
-    if unused {
-        flows.remove(&entry.0)?;
+    let unused = unused(flows, entry)?;
+    if let Some(now) = &unused {
+        flows.remove(&entry.0, now)?;
     }
-    Ok(unused)
+    Ok(unused.is_some())
 }
 
 #[cfg(test)]

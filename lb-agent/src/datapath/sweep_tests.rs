@@ -69,7 +69,7 @@ impl Entries<[u8; 4]> for Memory {
         Ok(found.map(|(_, conn)| *conn))
     }
 
-    fn remove(&mut self, key: &Key) -> Result<(), DatapathError> {
+    fn remove(&mut self, key: &Key, _: &Entry) -> Result<(), DatapathError> {
         self.entries.get_mut().retain(|(k, _)| k != key);
         Ok(())
     }

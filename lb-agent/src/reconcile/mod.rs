@@ -8,6 +8,7 @@
 //! **Invariant:** the mirror holds what the tables hold, so a retry starts from the truth.
 
 pub mod audit;
+mod health;
 mod mirror;
 mod pass;
 mod warnings;
@@ -24,14 +25,18 @@ use crate::plan::PlanContext;
 use crate::plan::claims::Claims;
 use crate::plan::endpoints::NodeContext;
 use crate::plan::ids::{IdLimits, Ids};
-use crate::plan::node::{DetectLocal, LocalClusterIps, NodeAddresses, PlanOptions, TellsPods};
+use crate::plan::node::{
+    DetectLocal, LocalClusterIps, NodeAddresses, NodePortAddresses, PlanOptions, TellsPods,
+};
 use crate::plan::rules::{PortRules, service_rules};
 use crate::plan::warning::Warning;
 use crate::source::index::Index;
+use health::HealthChecks;
 use mirror::Mirror;
 use pass::context;
 use warnings::Warnings;
 
+pub use health::HealthNews;
 pub use warnings::News;
 
 /// What does not change while the agent runs.
@@ -94,6 +99,7 @@ pub struct Reconciler {
     /// Maps that had no room in this pass.
     full: BTreeSet<&'static str>,
     warnings: Warnings,
+    health: HealthChecks,
 }
 
 impl Reconciler {
@@ -116,6 +122,7 @@ impl Reconciler {
             prune_due: true,
             full: BTreeSet::new(),
             warnings: Warnings::default(),
+            health: HealthChecks::default(),
             settings,
         }
     }
@@ -305,6 +312,21 @@ impl Reconciler {
     /// Takes the warnings that have come up since the last call.
     pub fn take_news(&mut self) -> Vec<News> {
         self.warnings.take_news()
+    }
+
+    /// Takes the health checks that have changed since the last call.
+    pub fn take_health_news(&mut self) -> Vec<HealthNews> {
+        self.health.take_changed()
+    }
+
+    /// Where health checks are answered; none stands for all addresses.
+    pub fn health_addresses(&self) -> Option<&[IpAddr]> {
+        match self.settings.options.node_port_addresses {
+            NodePortAddresses::All => None,
+            NodePortAddresses::Primary | NodePortAddresses::Within(_) => {
+                Some(&self.addresses.node_ports)
+            }
+        }
     }
 
     /// How many warnings are in force, by their reasons.

@@ -15,6 +15,7 @@ use crate::error_chain;
 use crate::model::service::ServiceKey;
 use crate::model::tables::TableContent;
 use crate::plan::endpoints::NodeContext;
+use crate::plan::health::health_check;
 use crate::plan::node::TellsPods;
 use crate::plan::{PlanContext, ServicePlan, plan_service};
 use crate::tables::{ApplyError, Tables};
@@ -180,12 +181,15 @@ impl Reconciler {
     fn plan(&mut self, key: &ServiceKey) -> ServicePlan {
         let Some(snapshot) = self.index.snapshot(key) else {
             self.warnings.set(key, "", BTreeSet::new());
+            self.health.set(key, "", None);
             return ServicePlan::default();
         };
         let context = context!(self);
         let mut plan = plan_service(&snapshot, context, &mut self.ids);
         let warnings = std::mem::take(&mut plan.warnings);
-        self.warnings.set(key, &snapshot.service.uid, warnings);
+        let uid = &snapshot.service.uid;
+        self.warnings.set(key, uid, warnings);
+        self.health.set(key, uid, health_check(&snapshot, context));
         plan
     }
 

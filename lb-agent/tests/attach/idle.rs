@@ -1,15 +1,20 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the removal of ended flows costs while no flow ends.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use aya::maps::{HashMap, Map, MapData};
 use lb_agent::datapath::{Clock, DatapathConfig, Pins};
-use lb_common::abi::{Action, Conn, ConnKey, Hook, names, proto};
+use lb_common::abi::{Action, Backend, BackendState, Conn, ConnKey, Hook, names, proto};
 
 use crate::support::{Agent, on_a_node, wait_until};
 
 const FLOWS: u32 = 65_536;
+/// All of one Service.
+const BACKENDS: u32 = 1000;
+const SERVICE: u32 = 1;
+const EPOCH: u32 = 1;
 
 #[derive(Clone, Copy)]
 #[repr(transparent)]
@@ -39,6 +44,18 @@ fn sweeper_ticks() -> Option<u64> {
     None
 }
 
+/// Lets the tables name the backends, so that their flows are summed.
+fn put_backends(bpffs: &Path) {
+    let map = MapData::from_pin(bpffs.join(names::BACKENDS_V4)).unwrap();
+    let map = Map::HashMap(map);
+    let mut map = HashMap::<_, u32, Raw<Backend<[u8; 4]>>>::try_from(map).unwrap();
+    for id in 1..=BACKENDS {
+        let address = [10, 0, 0, 5];
+        let backend = Backend::new(SERVICE, EPOCH, address, 8080, BackendState::Active);
+        map.insert(id, Raw(backend), 0).unwrap();
+    }
+}
+
 #[test]
 fn flows_that_are_idle_and_not_ended_stay_and_cost_little() {
     on_a_node(|bpffs| {
@@ -47,6 +64,7 @@ fn flows_that_are_idle_and_not_ended_stay_and_cost_little() {
             .unwrap()
             .now()
             .unwrap();
+        put_backends(bpffs);
         let map = MapData::from_pin(bpffs.join(names::CONNS_V4)).unwrap();
         let map = Map::HashMap(map);
         let mut map =
@@ -61,9 +79,13 @@ fn flows_that_are_idle_and_not_ended_stay_and_cost_little() {
             );
             let mut conn = Conn::new(Action::Dnat, ([10, 0, 0, 5], 8080), 4000, now);
             conn.reply_seen = lb_common::abi::ConnState::REPLIED;
+            (conn.service, conn.epoch) = (SERVICE, EPOCH);
+            conn.backend = 1 + flow % BACKENDS;
             let pair = conn.pair_key(&key);
             let mut reply = Conn::new(Action::UndoDnat, ([10, 0, 1, 1], 80), 4000, now);
             reply.reply_seen = conn.reply_seen;
+            (reply.service, reply.epoch) = (SERVICE, EPOCH);
+            reply.backend = conn.backend;
             map.insert(Raw(key), Raw(conn), 0).unwrap();
             map.insert(Raw(pair), Raw(reply), 0).unwrap();
         }

@@ -23,3 +23,4 @@ mod masquerade;
 mod pinned;
 mod restart;
 mod support;
+mod traffic;

@@ -88,6 +88,9 @@ impl<F: Family> Tables<F> for Moving<'_, F> {
         self.position
     }
 
+    fn size(&self) -> (u32, u32) {
+        (1, 0)
+    }
     fn may_be_known(&self, _: &ConnKey<F::Addr>) -> bool {
         true
     }

@@ -57,16 +57,23 @@ impl World {
         unsafe { IFACES.get(&index) }
     }
 
+    /// Segments, and bytes from the network header on.
+    #[inline(always)]
+    fn measure(&self) -> (u32, u32) {
+        // SAFETY: the context is valid for as long as the program runs.
+        let (segments, length) = unsafe { ((*self.skb).gso_segs, (*self.skb).len) };
+        let segments = if segments == 0 { 1 } else { segments };
+        (segments, length.wrapping_sub(self.l2))
+    }
+
     /// Counts this packet in an entry.
     #[inline(always)]
     fn count_packet<A>(&self, conn: *mut Conn<A>) {
+        let (segments, length) = self.measure();
         // SAFETY: a valid element; packets of one direction count here. Two of them on two CPUs can
         // lose one of their counts.
         unsafe {
-            let segments = (*self.skb).gso_segs;
-            let added = if segments == 0 { 1 } else { segments };
-            (*conn).packets = (*conn).packets.wrapping_add(added);
-            let length = (*self.skb).len.wrapping_sub(self.l2);
+            (*conn).packets = (*conn).packets.wrapping_add(segments);
             let low = (*conn).bytes[0].wrapping_add(length);
             if low < length {
                 (*conn).bytes[1] = (*conn).bytes[1].wrapping_add(1);
@@ -287,6 +294,11 @@ impl<F: Host> Tables<F> for World {
             return iface.flags & IfaceFlags::POD != 0;
         }
         Tables::<F>::prefix(self, PrefixTable::PODS, source).is_some()
+    }
+
+    #[inline(always)]
+    fn size(&self) -> (u32, u32) {
+        self.measure()
     }
 
     #[inline(always)]

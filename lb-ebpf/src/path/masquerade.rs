@@ -104,6 +104,7 @@ fn prepare<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>) {
     work.conn.backend = backend;
     work.conn.epoch = epoch;
     work.conn.generation = generation;
+    (work.conn.packets, work.conn.bytes[0]) = tables.size();
     work.pair.service = service;
     work.pair.backend = backend;
     work.pair.epoch = epoch;

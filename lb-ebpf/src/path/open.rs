@@ -180,6 +180,7 @@ fn prepare<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>, cl
     work.conn.generation = work.frontend.generation;
     work.conn.flags = masquerade_flag(work);
     work.conn.validated = work.version;
+    (work.conn.packets, work.conn.bytes[0]) = tables.size();
     work.pair_key = ConnKey::new(
         (work.backend.address, work.backend.port),
         (packet.source, client_port),
@@ -227,6 +228,9 @@ fn ask_for_masquerade<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F
     );
     work.pair.take_over(&work.conn);
     work.pair.action = Action::Snat as u8;
+    // Egress counts this packet itself.
+    work.pair.packets = 0;
+    work.pair.bytes[0] = 0;
     work.pair.flags = ConnFlags::PENDING;
     // Without room the mark alone must do; an entry that is there serves this flow as well.
     tables

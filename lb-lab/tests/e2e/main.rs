@@ -29,4 +29,5 @@ mod not_ours;
 mod path_mtu;
 mod reject;
 mod removals;
+mod traffic;
 mod updates;

@@ -22,6 +22,7 @@ mod admission;
 mod collisions;
 mod flows;
 mod icmp;
+mod made;
 mod model;
 mod nat;
 mod ports;

@@ -268,7 +268,7 @@ mod case {
         assert_eq!(reply, Ok((frontend, client::<F>(40_000))));
         assert_eq!(
             world.conns.values().map(|conn| conn.packets).sum::<u32>(),
-            3
+            4
         );
         assert!(
             world

@@ -8,42 +8,12 @@ use lb_common::abi::{
     Affinity, AffinityKey, Algorithm, Backend, BackendFlags, BackendState, Conn, ConnFlags,
     ConnKey, Cursor, Direction, Frontend, FrontendKey, Hook, Hop, ServiceStats, SlotKey,
 };
-use lb_common::{Family, Reason, V4, V6};
+use lb_common::{Family, Reason};
 
+pub(super) use super::made::{BACKENDS, CLIENTS, FRONTENDS, Made, PORT, TARGET};
 use crate::packet::Packet;
 use crate::path::{self, Side, Work, begin, begin_reply, reply, request};
 use crate::tables::{Dialled, InsertError, NextHop, Table, Tables};
-
-/// A family whose addresses the tests can make up.
-pub(super) trait Made: Family {
-    /// The `n`-th address of a group: pods, frontends, …
-    fn address(group: u8, n: u8) -> Self::Addr;
-    fn work() -> Work<Self::Addr>;
-}
-
-impl Made for V4 {
-    fn address(group: u8, n: u8) -> [u8; 4] {
-        [10, group, 0, n]
-    }
-    fn work() -> Work<[u8; 4]> {
-        Work::new()
-    }
-}
-
-impl Made for V6 {
-    fn address(group: u8, n: u8) -> [u8; 16] {
-        [0xfd, 0, 0, 0, 0, 0, 0, group, 0, 0, 0, 0, 0, 0, 0, n]
-    }
-    fn work() -> Work<[u8; 16]> {
-        Work::new()
-    }
-}
-
-pub(super) const CLIENTS: u8 = 1;
-pub(super) const BACKENDS: u8 = 2;
-pub(super) const FRONTENDS: u8 = 3;
-pub(super) const PORT: u16 = 80;
-pub(super) const TARGET: u16 = 9376;
 
 /// (address, port).
 pub(super) type End<F> = (<F as Family>::Addr, u16);
@@ -396,6 +366,9 @@ impl<F: Made> Tables<F> for World<F> {
     }
     fn is_pod(&self, _source: &F::Addr) -> bool {
         self.from_pod
+    }
+    fn size(&self) -> (u32, u32) {
+        (1, 0)
     }
     fn device(&self) -> u32 {
         self.device

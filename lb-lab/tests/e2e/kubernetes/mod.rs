@@ -28,11 +28,15 @@ use std::time::{Duration, Instant};
 
 use lb_lab::{Endpoint, Host, HttpClient, Lab, LabError, UdpClient};
 
-use crate::cluster::{Cluster, Vip, get};
+use crate::cluster::{Cluster, Vip, get, pause};
 use crate::common::can_run;
 
 /// The node port of every Service that has one; the next ones are for further ports.
 const NODE_PORT: u16 = 30_180;
+/// Where load balancers ask for a node's health.
+const HEALTH_PORT: u16 = 30_999;
+/// How long a server of health checks may take to come, to go or to change its mind.
+const HEALTH_MAX: Duration = Duration::from_secs(1);
 /// How long a refusal may take.
 const REFUSED_MAX: Duration = Duration::from_millis(500);
 /// How long nothing must come back where packets are dropped.
@@ -148,6 +152,32 @@ fn dropped(client: &Host, remotes: [SocketAddr; 2]) {
 fn unreachable(client: &Host, remotes: [SocketAddr; 2]) {
     for remote in remotes {
         failures(client, remote);
+    }
+}
+
+/// A Service under the policy Local whose health load balancers ask for at [`HEALTH_PORT`].
+fn with_health_checks(mut vip: Vip) -> Vip {
+    vip.service = vip.service.load_balancer(&[]);
+    let vip = with_spec(vip, "externalTrafficPolicy: Local");
+    with_spec(vip, &format!("healthCheckNodePort: {HEALTH_PORT}"))
+}
+
+/// A health check must be answered with this status before long, at both of the node's addresses;
+/// none stands for a port that nobody listens at.
+fn health_is(client: &Host, node: &Host, status: Option<u16>) {
+    for remote in at(node, HEALTH_PORT) {
+        let asked = Instant::now();
+        loop {
+            let answer = client.http_get(remote, "/").ok().map(|reply| reply.status);
+            if answer == status {
+                break;
+            }
+            assert!(
+                asked.elapsed() < HEALTH_MAX,
+                "{remote}: {answer:?} and not {status:?}"
+            );
+            pause(Duration::from_millis(10));
+        }
     }
 }
 

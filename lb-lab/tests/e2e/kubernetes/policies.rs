@@ -7,7 +7,8 @@
 use lb_lab::{Lab, Place};
 
 use super::{
-    NODE_PORT, answered_by, at, cluster, dropped, source_is_kept, with_node_port, with_spec,
+    NODE_PORT, answered_by, at, cluster, dropped, health_is, source_is_kept, with_health_checks,
+    with_node_port, with_spec,
 };
 use crate::cluster::{Cluster, Vip};
 use crate::common::can_run;
@@ -46,14 +47,9 @@ fn should_have_correct_node_port_when_external_traffic_policy_changes() {
     let mut cluster = Cluster::of_nodes(Lab::builder(), 3);
     let outside = cluster.lab.client("outside", Place::BeyondRouter).unwrap();
     let (web, client) = (cluster.web(0, "web"), cluster.pod(1, "client"));
-    let typed = || {
-        let mut vip = with_node_port();
-        vip.service = vip.service.load_balancer(&[]);
-        vip
-    };
-    let local = with_spec(typed(), "externalTrafficPolicy: Local");
-    let local = with_spec(local, "healthCheckNodePort: 30999");
-    let everywhere = with_spec(typed(), "externalTrafficPolicy: Cluster");
+    let local = with_health_checks(with_node_port());
+    let mut everywhere = with_spec(with_node_port(), "externalTrafficPolicy: Cluster");
+    everywhere.service = everywhere.service.load_balancer(&[]);
     cluster.publish(&local, &[&web]);
     cluster.start_agents();
     for round in 0..2 {
@@ -66,11 +62,15 @@ fn should_have_correct_node_port_when_external_traffic_policy_changes() {
         dropped(&client, node(2));
         dropped(&outside, node(1));
         dropped(&outside, node(2));
+        for (number, status) in [(0, 200), (1, 503), (2, 503)] {
+            health_is(&outside, cluster.node(number), Some(status));
+        }
         if round == 0 {
             cluster.change(|manifests| manifests.service(&everywhere.service));
             for node in cluster.lab.nodes() {
                 answered_by(&outside, at(node, NODE_PORT), &["web"]);
                 answered_by(&client, at(node, NODE_PORT), &["web"]);
+                health_is(&outside, node, None);
             }
             cluster.change(|manifests| manifests.service(&local.service));
         }

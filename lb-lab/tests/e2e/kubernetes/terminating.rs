@@ -7,7 +7,10 @@
 
 use lb_lab::{Endpoint, Host, Place, Pod};
 
-use super::{NODE_PORT, answered_by, at, cluster, dropped, refused, with_node_port, with_spec};
+use super::{
+    NODE_PORT, answered_by, at, cluster, dropped, health_is, refused, with_health_checks,
+    with_node_port, with_spec,
+};
 use crate::cluster::{Cluster, Vip};
 
 /// What a client at a Service of these pods meets, with each set of conditions in turn.
@@ -135,6 +138,30 @@ fn should_fallback_to_local_terminating_endpoints_when_there_are_no_ready_endpoi
                 answered_by(&outside, near, &["a"]);
                 answered_by(&outside, far, &["b"]);
             }
+        }
+    });
+}
+
+#[test]
+fn should_fail_health_check_node_port_if_there_are_only_terminating_endpoints() {
+    let vip = with_health_checks(with_node_port());
+    let Some((mut cluster, pods, _, outside)) = start(&vip) else {
+        return;
+    };
+    health_is(&outside, cluster.node(0), Some(503));
+    through(&mut cluster, &vip, pods.each_ref(), |cluster, what| {
+        let status = |ready| Some(if ready { 200 } else { 503 });
+        let [first, second] = [0, 1].map(|number| cluster.node(number));
+        health_is(&outside, first, status(what == "ready"));
+        health_is(
+            &outside,
+            second,
+            status(what == "ready" || what == "one going"),
+        );
+        // Load balancers leave the node; what still comes is served.
+        if what == "both going" {
+            answered_by(&outside, at(first, NODE_PORT), &["a"]);
+            answered_by(&outside, at(second, NODE_PORT), &["b"]);
         }
     });
 }

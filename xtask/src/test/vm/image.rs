@@ -70,11 +70,8 @@ pub(super) fn make(kernel: &Kernel, content: &Content<'_>, dir: &Path) -> Result
     for (name, path) in content.programs {
         image.program(path, &format!("tests/{name}"))?;
     }
-    let mut list = String::new();
-    for test in content.tests {
-        list += &format!("{} {}\n", test.program, test.name);
-    }
-    image.text("tests/list", &list)?;
+    let tests = content.tests.iter().map(Test::full_name);
+    image.text("tests/list", &(tests.collect::<Vec<_>>().join("\n") + "\n"))?;
     image.modules(kernel)?;
     let init = include_str!("init.sh")
         .replace("@SLOW@", &content.slow.to_string())

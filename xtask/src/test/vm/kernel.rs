@@ -149,13 +149,12 @@ fn make(release: Release, dir: &Path) -> Result<()> {
 fn fetch(release: Release, dir: &Path) -> Result<Vec<PathBuf>> {
     let archive = Archive::of_this_machine()?;
     let (suite, has_security, meta) = release.package();
-    let mut sources = format!(
-        "deb [signed-by={KEYRING}] {} {suite} main\n",
-        archive.mirror
-    );
+    let source =
+        |mirror: &str, suite: &str| format!("deb [signed-by={KEYRING}] {mirror} {suite} main\n");
+    let mut sources = source(&archive.mirror, suite);
     if has_security {
         let mirror = archive.security_mirror()?;
-        sources += &format!("deb [signed-by={KEYRING}] {mirror} {suite}-security main\n");
+        sources += &source(&mirror, &format!("{suite}-security"));
     }
     let apt = dir.join("apt");
     for folder in ["lists/partial", "cache/archives/partial"] {
