@@ -26,7 +26,7 @@ mod hooks {
 
     use crate::kernel::{
         Host, TAG, Unusual, World, edit, ethertype, first_fragment, forget, icmp, inner_ethertype,
-        later_fragment, parse, read_unusual, reject, work,
+        is_of_vlan_device, later_fragment, parse, read_tagged, read_unusual, reject, work,
     };
 
     /// Length of an Ethernet header, in bytes.
@@ -69,6 +69,9 @@ mod hooks {
 
     #[inline(always)]
     fn ingress<const L2: u32>(ctx: &TcContext) -> i32 {
+        if L2 == ETHERNET && is_of_vlan_device(ctx) {
+            return TC_ACT_UNSPEC;
+        }
         let (protocol, l2) = link::<L2>(ctx);
         if protocol == V4::ETHERTYPE {
             return action::<V4>(
@@ -93,6 +96,9 @@ mod hooks {
 
     #[inline(always)]
     fn egress<const L2: u32>(ctx: &TcContext) -> i32 {
+        if L2 == ETHERNET && is_of_vlan_device(ctx) {
+            return TC_ACT_UNSPEC;
+        }
         let (protocol, l2) = link::<L2>(ctx);
         if protocol == V4::ETHERTYPE {
             return action::<V4>(
@@ -137,11 +143,15 @@ mod hooks {
         let Some(work) = work::<F>() else {
             return TC_ACT_UNSPEC;
         };
+        let mut l2 = l2;
         if parse::<F>(ctx, l2, &mut work.packet).is_none() {
             match read_unusual::<F>(ctx.skb.skb, l2) {
                 Unusual::Read => {}
                 Unusual::LaterFragment => {
                     return later_fragment::<F>(ctx.skb.skb, l2, at_ingress);
+                }
+                Unusual::Other if l2 == ETHERNET && read_tagged::<F>(ctx.skb.skb) != 0 => {
+                    l2 = TAGGED;
                 }
                 Unusual::Other => return icmp::<F>(ctx.skb.skb, l2, at_ingress),
             }

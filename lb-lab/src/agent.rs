@@ -201,6 +201,7 @@ impl Agent {
     }
 
     fn wait_end(&mut self, bound: Duration) -> Result<ExitStatus, LabError> {
+        let bound = run::bound(bound);
         let until = Instant::now() + bound;
         loop {
             if let Some(status) = self.ended() {
@@ -219,6 +220,7 @@ impl Agent {
         bound: Duration,
         done: impl Fn(&Self) -> bool,
     ) -> Result<(), LabError> {
+        let bound = run::bound(bound);
         let until = Instant::now() + bound;
         loop {
             // The end is looked for first: what it reported before is still received.

@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::error::LabError;
-use crate::http;
+use crate::{http, run};
 
-/// The bound of every step unless the caller gives another.
+/// The bound of every step unless the caller gives another, times `LB_SLOW`.
 pub const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A description of HTTP connections to one address.
@@ -65,11 +65,11 @@ fn any(remote: SocketAddr, port: u16) -> SocketAddr {
 
 impl HttpClient {
     /// Connections to `remote` from any port, each step bounded by [`TIMEOUT`].
-    pub const fn new(remote: SocketAddr) -> Self {
+    pub fn new(remote: SocketAddr) -> Self {
         Self {
             remote,
             source_port: None,
-            timeout: TIMEOUT,
+            timeout: run::bound(TIMEOUT),
         }
     }
 
@@ -243,7 +243,7 @@ impl UdpClient {
             socket.set_reuse_address(true)?;
             socket.bind(&any(remote, source_port.unwrap_or(0)).into())?;
             socket.connect(&remote.into())?;
-            socket.set_read_timeout(Some(TIMEOUT))?;
+            socket.set_read_timeout(Some(run::bound(TIMEOUT)))?;
             Ok(Self {
                 socket: socket.into(),
                 remote,

@@ -92,6 +92,11 @@ impl Service {
         self.port("UDP", port, target)
     }
 
+    /// Adds an SCTP port; endpoints listen on `target`.
+    pub fn sctp(self, port: u16, target: u16) -> Self {
+        self.port("SCTP", port, target)
+    }
+
     /// Serves every port on every node too, at `node_port`; the type is `NodePort` from now on.
     pub fn node_port(mut self, node_port: u16) -> Self {
         self.kind = "NodePort";

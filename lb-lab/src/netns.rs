@@ -140,7 +140,8 @@ impl NetNs {
     ///
     /// Until then a device does not answer its neighbours, who ask again a second later.
     pub(crate) fn settle(&self, devices: &[&str]) -> Result<(), LabError> {
-        let until = Instant::now() + SETTLE_MAX;
+        let bound = run::bound(SETTLE_MAX);
+        let until = Instant::now() + bound;
         self.run(|| {
             loop {
                 let path = "/proc/thread-self/net/if_inet6";
@@ -152,7 +153,7 @@ impl NetNs {
                     let what = format!("the addresses of {}", self.name);
                     return Err(LabError::Timeout {
                         what,
-                        millis: SETTLE_MAX.as_millis(),
+                        millis: bound.as_millis(),
                         log: text,
                     });
                 }

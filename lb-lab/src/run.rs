@@ -86,6 +86,13 @@ pub(crate) fn describe(command: &Command) -> String {
     line
 }
 
+/// A bound of the lab, so many times longer as `LB_SLOW` says: for machines that are emulated.
+pub(crate) fn bound(time: Duration) -> Duration {
+    let factor = std::env::var("LB_SLOW").ok();
+    let factor = factor.and_then(|text| text.parse::<u32>().ok());
+    time * factor.unwrap_or(1).max(1)
+}
+
 /// Waits without burning a core; every caller has its own event and its own bound.
 pub(crate) fn pause(time: Duration) {
     let until = Instant::now() + time;

@@ -320,7 +320,7 @@ fn kill_all(root: &Path) -> Result<(), LabError> {
     if !root.exists() {
         return Ok(());
     }
-    let until = Instant::now() + KILL_MAX;
+    let until = Instant::now() + run::bound(KILL_MAX);
     loop {
         let events = root.join("cgroup.events");
         // The notification refers to what was read, so the file is opened before the signals.
@@ -373,7 +373,7 @@ fn delete_namespaces(id: &str) -> Result<(), LabError> {
 
 /// Removes the cgroups; a process that joined one after the first round is killed as well.
 fn remove_cgroups(root: &Path) -> Result<(), LabError> {
-    let until = Instant::now() + KILL_MAX;
+    let until = Instant::now() + run::bound(KILL_MAX);
     loop {
         let result = try_remove_cgroups(root);
         let busy = matches!(&result, Err(LabError::Io { source, .. })

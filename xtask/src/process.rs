@@ -37,6 +37,21 @@ pub(crate) fn target_dir() -> Result<PathBuf> {
     Ok(target.to_path_buf())
 }
 
+/// A folder of this user, by the variable that names it or where it lies below the home folder.
+pub(crate) fn home(variable: &str, default: &str) -> Result<PathBuf> {
+    let named = env::var_os(variable).map(PathBuf::from);
+    named
+        .or_else(|| env::home_dir().map(|h| h.join(default)))
+        .context("HOME is not set")
+}
+
+/// Where downloads are kept that are made once: outside the workspace, made if missing.
+pub(crate) fn cache_dir() -> Result<PathBuf> {
+    let cache = home("XDG_CACHE_HOME", ".cache")?.join("lb");
+    std::fs::create_dir_all(&cache).with_context(|| format!("make {}", cache.display()))?;
+    Ok(cache)
+}
+
 /// A command in the workspace's root, with the tools of root on its PATH.
 pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);

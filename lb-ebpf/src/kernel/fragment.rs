@@ -9,12 +9,13 @@ use aya_ebpf::programs::TcContext;
 use lb_common::Address as _;
 use lb_common::abi::{Fragment, FragmentKey, Hook};
 use lb_ebpf::checksum;
+use lb_ebpf::packet::Bytes as _;
 use lb_ebpf::path::{self, Fragments, Outcome, Side};
 use lb_ebpf::tables::Tables;
 
 use super::edit::{addresses, link};
 use super::whole::Whole;
-use super::{Host, World, work};
+use super::{Host, TAG, World, work};
 
 /// What a packet is whose headers were not where they usually are.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -57,6 +58,24 @@ pub(crate) fn read_unusual<F: Host>(skb: *mut __sk_buff, l2: u32) -> Unusual {
     } else {
         Unusual::Read
     }
+}
+
+/// Reads the headers of a packet behind a tag in the frame that its ethertype does not tell of: a
+/// VLAN device that leaves the tags where they are (`reorder_hdr off`) hands it on like that.
+#[inline(never)]
+pub(crate) fn read_tagged<F: Host>(skb: *mut __sk_buff) -> u32 {
+    const ETHERTYPE: u32 = 12;
+    const BEHIND: u32 = 18;
+    let Some(work) = work::<F>() else {
+        return 0;
+    };
+    let frame = Whole { skb, l2: 0 };
+    if frame.read::<[u8; 2]>(ETHERTYPE) != Some(TAG.to_be_bytes()) {
+        return 0;
+    }
+    let whole = Whole { skb, l2: BEHIND };
+    let parsed = lb_ebpf::packet::parse::<F, _>(&whole, &mut work.packet);
+    u32::from(parsed.is_some() && !work.packet.later_fragment)
 }
 
 #[inline(always)]

@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! Reading the headers of a socket buffer.
 //!
-//! Directly, where they lie in the linear part; a packet whose headers do not is made linear first.
+//! Directly, where they lie in the linear part; a packet whose headers do not is made linear first,
+//! unless that would harm it.
 //! **Invariant:** a packet that is not of IPv4 or IPv6 is not even looked at.
 
 use core::arch::asm;
 use core::ptr;
 
+use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::programs::TcContext;
 use bytemuck::Pod;
 use lb_ebpf::packet::{Bytes, Packet};
 
-use super::Host;
+use super::{Host, World};
 
 /// Most that the headers may take: IPv6 or IPv4 with options, then TCP without.
 const HEADERS: u32 = 60 + 20;
@@ -38,6 +40,22 @@ pub(crate) fn inner_ethertype(ctx: &TcContext) -> u16 {
     ctx.load::<[u8; 2]>(OFFSET).map_or(0, u16::from_be_bytes)
 }
 
+/// Whether the frame is for a VLAN device on this one, or comes from there: that device is where it is
+/// looked at, without its tag. A port of a bridge hands tagged frames on to other ports.
+#[inline(always)]
+pub(crate) fn is_of_vlan_device(ctx: &TcContext) -> bool {
+    // SAFETY: the context is valid for as long as the program runs.
+    let tagged = unsafe { (*ctx.skb.skb).vlan_present } != 0;
+    tagged && is_no_bridge_port(ctx.skb.skb) != 0
+}
+
+#[inline(never)]
+fn is_no_bridge_port(skb: *mut __sk_buff) -> u32 {
+    let ctx = TcContext::new(skb);
+    let iface = World::new(&ctx, 0).iface();
+    u32::from(iface.is_none_or(|iface| iface.bridge == 0))
+}
+
 /// The linear part of a socket buffer from the network header on.
 struct Linear {
     start: usize,
@@ -57,12 +75,24 @@ impl Bytes for Linear {
     }
 }
 
+/// Whether the packet is one of SCTP that will be as many as it has buffers (`GSO_BY_FRAGS`).
+///
+/// What is pulled out of its first buffer would be missing in the first of these packets.
+#[inline(always)]
+fn is_list(ctx: &TcContext) -> bool {
+    const GSO_BY_FRAGS: u32 = 0xffff;
+    // SAFETY: the context is valid for as long as the program runs.
+    let size = unsafe { (*ctx.skb.skb).gso_size };
+    size == GSO_BY_FRAGS
+}
+
 /// Reads the headers; see `lb_ebpf::packet::parse`.
 #[inline(always)]
 pub(crate) fn parse<F: Host>(ctx: &TcContext, l2: u32, packet: &mut Packet<F::Addr>) -> Option<()> {
     let wanted = l2 + HEADERS;
     if ctx.data() + wanted as usize > ctx.data_end()
         && ctx.data() + ctx.len() as usize > ctx.data_end()
+        && !is_list(ctx)
     {
         let length = if ctx.len() < wanted {
             ctx.len()

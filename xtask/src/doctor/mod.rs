@@ -48,6 +48,8 @@ pub(crate) enum Scope {
     Lint,
     /// `cargo xtask test fresh`
     Fresh,
+    /// `cargo xtask test vm`
+    Vm,
     /// Everything
     All,
 }

@@ -5,7 +5,7 @@
 //! **Invariant:** versions of what cargo installs are pinned here and built with `--locked`.
 //! Read next: probe.rs and fix.rs.
 
-use super::Scope::{self, Build, Demo, Fresh, Lint, Test};
+use super::Scope::{self, Build, Demo, Fresh, Lint, Test, Vm};
 use super::kernel;
 use super::probe::{self, Found};
 
@@ -92,9 +92,11 @@ const fn machine(
     }
 }
 
-const EVERYONE: &[Scope] = &[Build, Demo, Test, Lint, Fresh];
-const COMPILES: &[Scope] = &[Build, Demo, Test, Lint];
+const EVERYONE: &[Scope] = &[Build, Demo, Test, Lint, Fresh, Vm];
+const COMPILES: &[Scope] = &[Build, Demo, Test, Lint, Vm];
 const RUNS: &[Scope] = &[Demo, Test];
+/// What runs in virtual machines comes from this machine.
+const RUNS_ANYWHERE: &[Scope] = &[Demo, Test, Vm];
 
 /// Everything, in the order of `doctor`'s table.
 pub(crate) const NEEDS: &[Need] = &[
@@ -173,12 +175,18 @@ pub(crate) const NEEDS: &[Need] = &[
         &[Fresh],
         "cloning the committed state",
     ),
-    tool("ip", &["iproute2"], &["-V"], RUNS, "making nodes and pods"),
+    tool(
+        "ip",
+        &["iproute2"],
+        &["-V"],
+        RUNS_ANYWHERE,
+        "making nodes and pods",
+    ),
     tool(
         "nft",
         &["nftables"],
         &["--version"],
-        RUNS,
+        RUNS_ANYWHERE,
         "what real nodes have in netfilter",
     ),
     tool(
@@ -192,7 +200,7 @@ pub(crate) const NEEDS: &[Need] = &[
         "ethtool",
         &["ethtool"],
         &["--version"],
-        RUNS,
+        RUNS_ANYWHERE,
         "checksum offload on and off",
     ),
     tool(
@@ -213,7 +221,7 @@ pub(crate) const NEEDS: &[Need] = &[
         "bpftool",
         &["bpftool"],
         &["version"],
-        RUNS,
+        RUNS_ANYWHERE,
         "showing the maps to a person",
     ),
     tool(
@@ -244,6 +252,56 @@ pub(crate) const NEEDS: &[Need] = &[
         &["--version"],
         &[Fresh],
         "keeping its mounts apart",
+    ),
+    tool(
+        "qemu-system-x86_64",
+        &["qemu-system-x86"],
+        &["--version"],
+        &[Vm],
+        "virtual machines",
+    ),
+    tool(
+        "busybox",
+        &["busybox-static"],
+        &["--help"],
+        &[Vm],
+        "their tools",
+    ),
+    tool(
+        "cpio",
+        &["cpio"],
+        &["--version"],
+        &[Vm],
+        "their file system",
+    ),
+    tool(
+        "modprobe",
+        &["kmod"],
+        &["--version"],
+        &[Vm],
+        "which modules they need",
+    ),
+    tool(
+        "xz",
+        &["xz-utils"],
+        &["--version"],
+        &[Vm],
+        "unpacking kernels and modules",
+    ),
+    tool(
+        "zstd",
+        &["zstd"],
+        &["--version"],
+        &[Vm],
+        "unpacking kernels and modules",
+    ),
+    tool("lz4", &["lz4"], &["--version"], &[Vm], "unpacking kernels"),
+    tool(
+        "strip",
+        &["binutils"],
+        &["--version"],
+        &[Vm],
+        "programs that are small enough",
     ),
     machine(
         "kernel BTF",

@@ -11,38 +11,50 @@ use anyhow::{Context as _, Result, bail};
 
 /// A release and the mirror that has it.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Archive {
-    pub(super) release: String,
-    pub(super) mirror: String,
+pub(crate) struct Archive {
+    pub(crate) release: String,
+    pub(crate) mirror: String,
     /// Files under /etc/apt that name this archive, and how it is reached.
     pub(super) files: Vec<PathBuf>,
 }
 
 impl Archive {
     /// The archive of this machine.
-    pub(super) fn of_this_machine() -> Result<Self> {
+    pub(crate) fn of_this_machine() -> Result<Self> {
         let os = fs::read_to_string("/etc/os-release").context("read /etc/os-release")?;
-        let release = value(&os, "VERSION_CODENAME");
-        let mut lists = vec![PathBuf::from("/etc/apt/sources.list")];
-        lists.extend(entries(Path::new("/etc/apt/sources.list.d")));
-        for list in &lists {
-            let text = fs::read_to_string(list).unwrap_or_default();
-            let Some(release) = &release else { continue };
-            if let Some(mirror) = mirror(&text, release) {
-                let mut files = settings();
-                files.push(list.clone());
-                return Ok(Self {
-                    release: release.clone(),
-                    mirror,
-                    files,
-                });
-            }
+        if let Some(release) = value(&os, "VERSION_CODENAME")
+            && let Some((list, mirror)) = mirror_of(&release)
+        {
+            let mut files = settings();
+            files.push(list);
+            return Ok(Self {
+                release,
+                mirror,
+                files,
+            });
         }
         bail!(
-            "no mirror found under /etc/apt: a bare machine is made from this machine's own archive, \
-             so run `cargo xtask test fresh` on Debian or Ubuntu"
+            "no mirror found under /etc/apt: machines are made from this machine's own archive, \
+             so run this on Debian or Ubuntu"
         )
     }
+
+    /// The mirror of the release's security updates.
+    pub(crate) fn security_mirror(&self) -> Result<String> {
+        let suite = format!("{}-security", self.release);
+        let found = mirror_of(&suite).map(|(_, mirror)| mirror);
+        found.with_context(|| format!("no mirror of {suite} found under /etc/apt"))
+    }
+}
+
+/// The first list of sources that has the suite, and its mirror.
+fn mirror_of(suite: &str) -> Option<(PathBuf, String)> {
+    let mut lists = vec![PathBuf::from("/etc/apt/sources.list")];
+    lists.extend(entries(Path::new("/etc/apt/sources.list.d")));
+    lists.into_iter().find_map(|list| {
+        let text = fs::read_to_string(&list).unwrap_or_default();
+        mirror(&text, suite).map(|mirror| (list, mirror))
+    })
 }
 
 /// Files of apt's configuration that say how to reach the archive, and nothing else.
@@ -77,7 +89,7 @@ fn value(text: &str, key: &str) -> Option<String> {
     Some(line.trim_matches('"').to_owned())
 }
 
-/// The first mirror in a list of sources, of either format, that has the release itself.
+/// The first mirror in a list of sources, of either format, that has the suite.
 fn mirror(text: &str, release: &str) -> Option<String> {
     let one_line = text
         .lines()

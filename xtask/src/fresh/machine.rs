@@ -15,7 +15,7 @@ use std::process::{Command, ExitStatus};
 use anyhow::{Context as _, Result, bail};
 
 use super::archive::Archive;
-use crate::process::{command, first_line, quietly, root};
+use crate::process::{cache_dir, command, first_line, home, quietly, root};
 
 /// Where temporary roots lie, before the process id of their maker.
 const PREFIX: &str = "lb-fresh-";
@@ -247,9 +247,7 @@ fn certificate(value: &OsStr) -> OsString {
 
 /// The minimal root as an archive in the user's cache, made on the first call.
 fn base(archive: &Archive) -> Result<PathBuf> {
-    let cache = home("XDG_CACHE_HOME", ".cache")?.join("lb");
-    fs::create_dir_all(&cache).with_context(|| format!("make {}", cache.display()))?;
-    let base = cache.join(format!("minbase-{}.tar", archive.release));
+    let base = cache_dir()?.join(format!("minbase-{}.tar", archive.release));
     if base.is_file() {
         return Ok(base);
     }
@@ -319,11 +317,4 @@ fn remove(dir: &Path) -> Result<()> {
     let mut remove = command("rm");
     remove.args(["-rf", "--one-file-system"]).arg(dir);
     quietly("remove the bare machine", &mut remove)
-}
-
-fn home(variable: &str, default: &str) -> Result<PathBuf> {
-    let named = env::var_os(variable).map(PathBuf::from);
-    named
-        .or_else(|| env::home_dir().map(|h| h.join(default)))
-        .context("HOME is not set")
 }

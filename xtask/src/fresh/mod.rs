@@ -7,7 +7,7 @@
 //! next start) a kill; the only thing kept is the minimal file system, in the user's cache folder.
 //! Read next: machine.rs, which makes it.
 
-mod archive;
+pub(crate) mod archive;
 mod machine;
 
 use std::process::ExitStatus;

@@ -8,6 +8,7 @@
 
 mod nextest;
 mod plain;
+mod vm;
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use clap::{Subcommand, ValueEnum};
 
+use self::vm::Vm;
 use crate::doctor::{self, Scope};
 use crate::fresh::Fresh;
 use crate::process::{find_program, target_dir, wait_through_interrupts};
@@ -52,7 +54,7 @@ pub(crate) struct Filter {
 
 #[derive(Subcommand)]
 enum Level {
-    /// Everything below except soak and fresh; what no level at all means, too
+    /// Everything below except soak, vm and fresh; what no level at all means, too
     All(Filter),
     /// Pure functions: tables and property tests beside the code, examples in the documentation
     Unit(Filter),
@@ -64,6 +66,8 @@ enum Level {
     Net(Filter),
     /// The net level with long runs; no part of `all`
     Soak(Filter),
+    /// SCTP and VLANs on other kernels, in virtual machines; no part of `all`
+    Vm(Vm),
     /// The README's commands on a bare machine, made of a minimal root file system; no part of `all`
     Fresh(Fresh),
 }
@@ -108,8 +112,12 @@ const BPF: Stage = Stage {
 };
 const NET: Stage = Stage {
     name: "net",
-    expression: "package(lb-lab) & not binary(=apiserver)",
-    selects: |package, _, name| package == "lb-lab" && !GOLDEN_TESTS.contains(&name),
+    expression: "package(lb-lab) & not (binary(=apiserver) | binary(=vm))",
+    selects: |package, kind, name| {
+        package == "lb-lab"
+            && !GOLDEN_TESTS.contains(&name)
+            && !(kind == "test" && name == vm::PROGRAM)
+    },
     needs_privileges: true,
     has_examples: false,
 };
@@ -149,6 +157,7 @@ impl Test {
             Some(Level::Bpf(filter)) => stages(&[BPF], filter, false),
             Some(Level::Net(filter)) => stages(&[NET], filter, false),
             Some(Level::Soak(filter)) => stages(&[NET], filter, true),
+            Some(Level::Vm(vm)) => vm.run(),
             Some(Level::Fresh(fresh)) => fresh.run(),
         }
     }

@@ -36,8 +36,23 @@ pub(super) struct Program {
 
 /// Builds every test of the workspace.
 pub(super) fn build() -> Result<Vec<Program>> {
+    build_these(&[])
+}
+
+/// Builds one file of tests, with the workspace's features, so that nothing compiles twice.
+pub(super) fn build_one(package: &str, name: &str) -> Result<PathBuf> {
+    let programs = build_these(&["--test", name])?;
+    let mut built = programs.into_iter();
+    built
+        .find(|program| program.package == package && program.name == name)
+        .map(|program| program.path)
+        .with_context(|| format!("cargo built no test {name} of {package}"))
+}
+
+fn build_these(targets: &[&str]) -> Result<Vec<Program>> {
     let mut build = cargo("test");
     build.args(["--workspace", "--locked", "--no-run"]);
+    build.args(targets);
     eprintln!("$ {}", typed(&build));
     build
         .arg("--message-format=json-render-diagnostics")
