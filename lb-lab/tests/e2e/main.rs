@@ -20,6 +20,7 @@ mod fixed_port;
 mod flood;
 mod fragments;
 mod from_api;
+mod handover;
 mod inspect;
 mod kubernetes;
 mod lifecycle;
