@@ -25,6 +25,7 @@ mod inspect;
 mod kubernetes;
 mod lifecycle;
 mod load;
+mod marks;
 mod nodeport;
 mod not_ours;
 mod path_mtu;
