@@ -100,7 +100,7 @@ fn routed_to_node_0(builder: Builder) -> Cluster {
 }
 
 /// The address by which a node reaches the pods of other nodes.
-fn towards_other_nodes(cluster: &Cluster, node: usize, family: usize) -> IpAddr {
+pub(crate) fn towards_other_nodes(cluster: &Cluster, node: usize, family: usize) -> IpAddr {
     let node = cluster.node(node);
     let (v4, v6) = node.vxlan_addresses();
     match cluster.lab.underlay() {
@@ -110,7 +110,7 @@ fn towards_other_nodes(cluster: &Cluster, node: usize, family: usize) -> IpAddr 
 }
 
 /// Asks and asserts who serves and whom the server sees, over TCP and UDP.
-fn assert_served(client: &Host, remote: SocketAddr, name: &str, source: IpAddr) {
+pub(crate) fn assert_served(client: &Host, remote: SocketAddr, name: &str, source: IpAddr) {
     let source = source.to_string();
     let expected = [name, name, &source, &source];
     assert_eq!(
@@ -196,7 +196,7 @@ fn a_remote_backend_sees_the_node_and_a_local_one_the_client(builder: Builder) {
 }
 
 /// Every address that a node has.
-fn own_addresses(node: &Host) -> Vec<IpAddr> {
+pub(crate) fn own_addresses(node: &Host) -> Vec<IpAddr> {
     let text = node.output("ip -o addr show").unwrap();
     let prefixes = text.lines().filter_map(|line| {
         let mut words = line.split_whitespace();
