@@ -14,6 +14,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
+use prometheus_client::collector::Collector;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -23,7 +24,6 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 use tracing::{info, warn};
 
-use super::per_service::PerService;
 use crate::reconcile::audit::AuditReport;
 use crate::reconcile::{Outcome, Reconciler};
 
@@ -120,11 +120,11 @@ impl Metrics {
         );
     }
 
-    /// Shows the counters of single Services too.
-    pub(super) fn show_services(&self, services: &PerService) {
+    /// Shows what a collector collects too, such as the counters of single Services.
+    pub(super) fn show(&self, collector: impl Collector) {
         let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
         let all = registry.sub_registry_with_prefix("lb");
-        all.register_collector(Box::new(services.clone()));
+        all.register_collector(Box::new(collector));
     }
 
     /// Takes note of one pass of the reconciler.

@@ -11,6 +11,7 @@ mod health;
 mod kernel;
 mod metrics;
 mod options;
+mod path_counters;
 mod per_backend;
 mod per_service;
 mod plan;

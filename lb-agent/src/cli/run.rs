@@ -17,6 +17,7 @@ use super::flags::{BindAddress, RunArgs};
 use super::health::{HealthServers, Progress};
 use super::kernel::pod_source;
 use super::metrics::Metrics;
+use super::path_counters::PathCounters;
 use super::per_service::PerService;
 use super::remember::Memory;
 use super::source::Source;
@@ -89,7 +90,9 @@ async fn serve(args: &RunArgs, settings: Settings) -> Result<(), String> {
     datapath.tables().keep_services(&content.services());
     let counters = datapath.counters().map_err(|e| error_chain(&e))?;
     let counters = PerService::new(counters, datapath.traffic(), args.metrics_services_max);
-    metrics.show_services(&counters);
+    metrics.show(counters.clone());
+    let reasons = datapath.reasons().map_err(|e| error_chain(&e))?;
+    metrics.show(PathCounters::new(reasons, datapath.repair_counter()));
     if let BindAddress(Some(address)) = args.metrics_bind_address {
         tokio::spawn(metrics.clone().serve(address));
     }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `SERVICE_STATS` as the agent sees it: counters to read, and to clear.
+//! `SERVICE_STATS` and `REASONS` as the agent sees them: counters to read, those of Services also to
+//! clear.
 //!
 //! **Invariant:** the counters of a service id that is given up are cleared, so the next user of the
 //! id begins at zero.
@@ -7,7 +8,8 @@
 use std::collections::BTreeSet;
 use std::{fmt, io};
 
-use aya::maps::{Array, MapData};
+use aya::maps::{Array, MapData, PerCpuArray};
+use lb_common::Reason;
 use lb_common::abi::{ServiceStats, names};
 
 use super::batch::Batches;
@@ -73,6 +75,38 @@ impl ServiceCounters {
             left.extend(strange);
         }
         left.into_iter().try_for_each(|service| self.clear(service))
+    }
+}
+
+/// How often each reason has occurred.
+pub struct ReasonCounters {
+    map: PerCpuArray<MapData, u64>,
+}
+
+impl fmt::Debug for ReasonCounters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReasonCounters").finish_non_exhaustive()
+    }
+}
+
+impl ReasonCounters {
+    /// Opens the pinned map.
+    pub fn open(pins: &Pins) -> Result<Self, DatapathError> {
+        MapData::from_pin(pins.map(names::REASONS))
+            .map(aya::maps::Map::PerCpuArray)
+            .and_then(PerCpuArray::try_from)
+            .map(|map| Self { map })
+            .map_err(failed("open", names::REASONS))
+    }
+
+    /// Every reason with its count since the maps were made, summed over all CPUs.
+    pub fn read(&self) -> Result<Vec<(Reason, u64)>, DatapathError> {
+        let count = |reason: &Reason| {
+            let per_cpu = self.map.get(&(*reason as u32), 0);
+            let per_cpu = per_cpu.map_err(failed("read", names::REASONS))?;
+            Ok((*reason, per_cpu.iter().sum()))
+        };
+        Reason::ALL.iter().map(count).collect()
     }
 }
 

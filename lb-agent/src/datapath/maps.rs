@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use aya::maps::lpm_trie::Key;
-use aya::maps::{HashMap, LpmTrie, MapData, MapError, PerCpuArray};
+use aya::maps::{HashMap, LpmTrie, MapData, MapError};
 use lb_common::abi::{
     Backend, Conn, ConnKey, Frontend, FrontendKey, Iface, Kind, SlotKey, SourceRange,
     SourceRangeKey, names,
@@ -19,7 +19,7 @@ use lb_common::abi::{
 use lb_common::{Family, Reason, V4, V6};
 
 use super::batch::Batches;
-use super::counters::ServiceCounters;
+use super::counters::{ReasonCounters, ServiceCounters};
 use super::error::DatapathError;
 use super::grow::Caller;
 use super::pins::Pins;
@@ -242,7 +242,7 @@ pub struct KernelTables {
     pub(super) slots: Shared<Hash<SlotKey, u32>>,
     /// Who makes full maps larger; nobody without a running agent.
     pub(super) grower: Option<Caller>,
-    reasons: PerCpuArray<MapData, u64>,
+    reasons: ReasonCounters,
     pub(super) counters: ServiceCounters,
     pub(super) traffic: Traffic,
     pub(super) versions: Versions,
@@ -256,16 +256,12 @@ impl KernelTables {
     }
 
     pub(super) fn open_pins(pins: &Pins) -> Result<Self, DatapathError> {
-        let reasons = MapData::from_pin(pins.map(names::REASONS))
-            .map(aya::maps::Map::PerCpuArray)
-            .and_then(PerCpuArray::try_from)
-            .map_err(failed("open", names::REASONS))?;
         Ok(Self {
             v4: FamilyMaps::open::<V4>(pins)?,
             v6: FamilyMaps::open::<V6>(pins)?,
             slots: open_written(pins, names::SLOTS)?,
             grower: None,
-            reasons,
+            reasons: ReasonCounters::open(pins)?,
             counters: ServiceCounters::open(pins)?,
             traffic: Traffic::default(),
             versions: Versions::open(pins)?,
@@ -298,16 +294,7 @@ impl KernelTables {
 
     /// How often each reason has occurred since the maps were made, summed over all CPUs.
     pub fn reasons(&self) -> Result<Vec<(Reason, u64)>, DatapathError> {
-        Reason::ALL
-            .iter()
-            .map(|reason| {
-                let per_cpu = self
-                    .reasons
-                    .get(&(*reason as u32), 0)
-                    .map_err(failed("read", names::REASONS))?;
-                Ok((*reason, per_cpu.iter().sum()))
-            })
-            .collect()
+        self.reasons.read()
     }
 }
 

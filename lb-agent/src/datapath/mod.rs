@@ -57,7 +57,7 @@ use sweep::Sweeper;
 use crate::model::cluster::ClusterFacts;
 
 pub use attach::{Filters, Hook, Mechanism, choose_mechanism};
-pub use counters::ServiceCounters;
+pub use counters::{ReasonCounters, ServiceCounters};
 pub use devices::{Carries, LinkFacts, Managed, Patterns, PodSource, Role, classify};
 pub use error::DatapathError;
 pub use loader::Clock;
@@ -229,6 +229,11 @@ impl Datapath {
         ServiceCounters::open(&self.pins)
     }
 
+    /// The counters of reasons, to read them.
+    pub fn reasons(&self) -> Result<ReasonCounters, DatapathError> {
+        ReasonCounters::open(&self.pins)
+    }
+
     /// What goes through flows, summed by the sweeper.
     pub fn traffic(&self) -> Traffic {
         self.tables.traffic.clone()
@@ -252,6 +257,11 @@ impl Datapath {
     /// How often a program had to be put back since the start.
     pub fn repairs(&self) -> u64 {
         self.repairs.load(Ordering::Relaxed)
+    }
+
+    /// The same, for reading it as it changes.
+    pub fn repair_counter(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.repairs)
     }
 
     /// How many ended flows were removed since the start.

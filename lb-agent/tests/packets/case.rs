@@ -362,6 +362,12 @@ macro_rules! each {
     (sctp: $($function:ident),* $(,)?) => {
         $(each!(@ $function [sctp_over_ipv4 Sctp V4, sctp_over_ipv6 Sctp V6]);)*
     };
+    (all: $($function:ident),* $(,)?) => {
+        $(each!(@ $function [
+            tcp_over_ipv4 Tcp V4, tcp_over_ipv6 Tcp V6, udp_over_ipv4 Udp V4, udp_over_ipv6 Udp V6,
+            sctp_over_ipv4 Sctp V4, sctp_over_ipv6 Sctp V6
+        ]);)*
+    };
     (ipv4: $($function:ident),* $(,)?) => {
         $(each!(@ $function [tcp_over_ipv4 Tcp V4, udp_over_ipv4 Udp V4]);)*
     };

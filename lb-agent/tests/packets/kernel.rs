@@ -8,14 +8,15 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use aya::maps::{Array, HashMap, PerCpuArray};
+use aya::maps::lpm_trie::Key;
+use aya::maps::{Array, HashMap, LpmTrie, PerCpuArray};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
 use bytemuck::Pod;
 use lb_common::Reason;
 use lb_common::abi::{
-    Backend, BackendState, Conn, ConnKey, Cursor, Frontend, FrontendKey, Iface, PortSet, SlotKey,
-    names,
+    Backend, BackendState, Conn, ConnKey, Cursor, Frontend, FrontendKey, Hook as Side, Iface, List,
+    PortSet, Prefix, PrefixKey, SlotKey, names,
 };
 
 use super::support::{OBJECT, can_run};
@@ -33,6 +34,9 @@ const PASS: u32 = u32::MAX;
 const DROP: u32 = 2;
 /// `TC_ACT_REDIRECT`.
 const REDIRECT: u32 = 7;
+/// Size of `struct __sk_buff`, and where the mark is in it.
+const SK_BUFF: usize = 192;
+const MARK: usize = 8;
 
 /// What may differ between the kernels of tests.
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +45,10 @@ pub(crate) struct Sizes {
     pub(crate) connections: u32,
     /// What the programs believe a second to be, in jiffies.
     pub(crate) hz: u32,
+    /// The bit of the mark that asks for masquerading.
+    pub(crate) mark: u32,
+    /// The pool of masquerade ports: first and last port of each range.
+    pub(crate) snat_ports: [u16; 8],
 }
 
 impl Default for Sizes {
@@ -48,6 +56,8 @@ impl Default for Sizes {
         Self {
             connections: 64,
             hz: 1_000_000_000,
+            mark: 0x4000,
+            snat_ports: [1024, 29_999, 61_000, 65_535, 1, 0, 1, 0],
         }
     }
 }
@@ -126,6 +136,8 @@ impl Kernel {
         }
         let mut loader = EbpfLoader::new();
         loader.override_global("HZ", &sizes.hz, true);
+        loader.override_global("MASQUERADE_MARK", &sizes.mark, true);
+        loader.override_global("SNAT_PORTS", &sizes.snat_ports, true);
         for &name in names::ALL {
             let entries = match name {
                 names::CONNS_V4 | names::CONNS_V6 => sizes.connections,
@@ -174,13 +186,31 @@ impl Kernel {
         };
         let result = self.program(hook.program()).test_run(options).ok()?;
         out.truncate(result.data_size_out.try_into().unwrap());
-        let verdict = match result.return_value {
-            PASS => Verdict::Pass,
-            DROP => Verdict::Drop,
-            REDIRECT => Verdict::Redirect,
-            other => Verdict::Other(other),
+        Some((verdict(result.return_value), out))
+    }
+
+    /// As `run`, with a mark on the packet; gives the mark that it has afterwards, too.
+    pub(crate) fn run_marked(
+        &self,
+        hook: Hook,
+        frame: &[u8],
+        mark: u32,
+    ) -> (Verdict, Vec<u8>, u32) {
+        let mut out = vec![0; frame.len() + 256];
+        let mut before = [0; SK_BUFF];
+        before[MARK..MARK + 4].copy_from_slice(&mark.to_ne_bytes());
+        let mut after = [0; SK_BUFF];
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut out),
+            ctx_in: Some(&before),
+            ctx_out: Some(&mut after),
+            ..TestRunOptions::default()
         };
-        Some((verdict, out))
+        let result = self.program(hook.program()).test_run(options).unwrap();
+        out.truncate(result.data_size_out.try_into().unwrap());
+        let mark = u32::from_ne_bytes(after[MARK..MARK + 4].try_into().unwrap());
+        (verdict(result.return_value), out, mark)
     }
 
     /// Low 32 bits of jiffies, as the programs have them.
@@ -238,6 +268,12 @@ impl Kernel {
         self.put(names::SLOTS, SlotKey::cluster(service, slot), backend);
     }
 
+    /// Writes a slot of the lookup table beside the list.
+    pub(crate) fn put_table_slot(&mut self, service: u32, slot: u16, backend: u32) {
+        let key = SlotKey::table(service, List::Cluster, slot);
+        self.put(names::SLOTS, key, backend);
+    }
+
     pub(crate) fn remove_slot(&mut self, service: u32, slot: u16) {
         self.remove::<_, u32>(names::SLOTS, SlotKey::cluster(service, slot));
     }
@@ -262,6 +298,54 @@ impl Kernel {
             self.remove::<_, Backend<[u8; 4]>>(names::BACKENDS_V4, id);
         } else {
             self.remove::<_, Backend<[u8; 16]>>(names::BACKENDS_V6, id);
+        }
+    }
+
+    /// Writes `address/bits` into a table of prefixes.
+    pub(crate) fn put_prefix(&mut self, table: u32, (address, bits): (IpAddr, u8), value: IpAddr) {
+        match (address, value) {
+            (IpAddr::V4(a), IpAddr::V4(value)) => {
+                let key = PrefixKey::new(table, a.octets(), bits);
+                self.put_prefix_of(names::PREFIXES_V4, key, value.octets());
+            }
+            (IpAddr::V6(a), IpAddr::V6(value)) => {
+                let key = PrefixKey::new(table, a.octets(), bits);
+                self.put_prefix_of(names::PREFIXES_V6, key, value.octets());
+            }
+            mixed => panic!("two families in one entry: {mixed:?}"),
+        }
+    }
+
+    fn put_prefix_of<A: Pod>(&mut self, name: &str, key: PrefixKey<A>, value: A)
+    where
+        Prefix<A>: Pod,
+    {
+        let map = self.ebpf.map_mut(name).unwrap();
+        let mut map = LpmTrie::<_, Plain<Prefix<A>>, Plain<A>>::try_from(map).unwrap();
+        let key = Key::new(key.prefix_len, Plain(key.prefix));
+        map.insert(&key, Plain(value), 0).unwrap();
+    }
+
+    /// Removes the entry of an established flow.
+    pub(crate) fn remove_established(&mut self, entry: &Entry) {
+        let hook = if entry.hook == Side::Ingress as u8 {
+            Side::Ingress
+        } else {
+            Side::Egress
+        };
+        let ports = (entry.source.port(), entry.destination.port());
+        match (entry.source.ip(), entry.destination.ip()) {
+            (IpAddr::V4(from), IpAddr::V4(to)) => {
+                let (from, to) = ((from.octets(), ports.0), (to.octets(), ports.1));
+                let key = ConnKey::new(from, to, entry.proto, hook);
+                self.remove::<_, Conn<[u8; 4]>>(names::CONNS_V4, key);
+            }
+            (IpAddr::V6(from), IpAddr::V6(to)) => {
+                let (from, to) = ((from.octets(), ports.0), (to.octets(), ports.1));
+                let key = ConnKey::new(from, to, entry.proto, hook);
+                self.remove::<_, Conn<[u8; 16]>>(names::CONNS_V6, key);
+            }
+            mixed => panic!("two families in one entry: {mixed:?}"),
         }
     }
 
@@ -334,6 +418,15 @@ impl Kernel {
                 (entry(&key, &conn), conn.last_seen)
             })
             .collect()
+    }
+}
+
+fn verdict(value: u32) -> Verdict {
+    match value {
+        PASS => Verdict::Pass,
+        DROP => Verdict::Drop,
+        REDIRECT => Verdict::Redirect,
+        other => Verdict::Other(other),
     }
 }
 

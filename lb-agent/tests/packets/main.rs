@@ -23,6 +23,7 @@ mod kernel;
 mod life;
 mod link;
 mod malformed;
+mod masquerade;
 mod message;
 mod neighbours;
 mod reject;

@@ -4,11 +4,12 @@
 //! The verdict of chance: for three backends, chi-square beyond 27.6 happens once in a million.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use lb_common::abi::{Algorithm, Cursor, Frontend};
+use lb_common::hash::{START, finish, mix, mix_address, table_slot};
 
-use super::case::{Case, Family, HOSTNAMES, OTHER, frontend};
+use super::case::{Case, EPOCH, Family, HOSTNAMES, OTHER, backend_id, frontend};
 use super::kernel::{Hook, Sizes, Verdict};
 use super::wire::{Proto, SYN, Segment};
 
@@ -16,6 +17,8 @@ use super::wire::{Proto, SYN, Segment};
 const CHI_SQUARE_MAX: f64 = 27.6;
 /// Backends that flows are spread over.
 const BACKENDS: [u32; 3] = [0, 1, 2];
+/// Slots of a lookup table.
+const SLOTS: u16 = 24;
 
 /// Every family and protocol with room for `flows`, and three backends.
 fn cases(flows: u32, mut test: impl FnMut(&mut Case)) {
@@ -151,5 +154,121 @@ fn random_is_even_within_chance_and_in_no_order() {
             (850..1150).contains(&repeated),
             "{repeated} of {FLOWS} repeat the one before"
         );
+    });
+}
+
+/// The backend that a slot of the table names: by turns, and where a backend is gone its slots alone
+/// have another one.
+fn named(slot: u16, backends: &[u32]) -> u32 {
+    let first = BACKENDS[usize::from(slot) % BACKENDS.len()];
+    if backends.contains(&first) {
+        first
+    } else {
+        backends[usize::from(slot / 3) % backends.len()]
+    }
+}
+
+/// Writes a service that chooses by hash; `shift` makes its ids other ones.
+fn serve_hashed(case: &mut Case, service: u32, shift: u32, algorithm: Algorithm, backends: &[u32]) {
+    let id = service + shift;
+    for (slot, &index) in (0..).zip(backends) {
+        let at = case.backend(index);
+        let backend = backend_id(id, index);
+        case.kernel.put_backend(backend, id, EPOCH, at);
+        case.kernel.put_slot(id, slot, backend);
+    }
+    for slot in 0..SLOTS {
+        let backend = backend_id(id, named(slot, backends));
+        case.kernel.put_table_slot(id, slot, backend);
+    }
+    let hashed = Frontend {
+        algorithm: algorithm as u8,
+        table_size: SLOTS,
+        ..frontend(id, backends.len())
+    };
+    let vip = case.vip(service);
+    case.kernel.put_frontend(vip, case.proto, hashed);
+}
+
+/// The first packet of flow `n` to a service: no two of one client, no two of one port.
+fn hashed_opening(case: &Case, service: u32, n: u16) -> Segment {
+    let [high, low] = n.to_be_bytes();
+    let client: IpAddr = match case.family {
+        Family::V4 => [10, 244, 9 + high, low].into(),
+        Family::V6 => [0xfd00, 0x10, 0x244, 9, 0, 0, 0, n].into(),
+    };
+    let port = 20_000 + 1_000 * u16::try_from(service).unwrap() + n;
+    let opening = case.opening(case.vip(service));
+    opening.from((client, port).into())
+}
+
+/// The slot that a flow falls into, worked out apart from the programs.
+fn slot_of(algorithm: Algorithm, request: &Segment) -> u16 {
+    let mix_ip = |state, ip| match ip {
+        IpAddr::V4(a) => mix_address(state, a.octets()),
+        IpAddr::V6(a) => mix_address(state, a.octets()),
+    };
+    let mut state = mix_ip(START, request.source.ip());
+    if algorithm == Algorithm::Maglev {
+        let ports = [request.source.port(), request.destination.port()];
+        state = mix_ip(state, request.destination.ip());
+        state = mix(state, u32::from(ports[0]) << 16 | u32::from(ports[1]));
+        state = mix(state, request.proto.number().into());
+    }
+    table_slot(finish(state), SLOTS)
+}
+
+/// The index of the backend that a first packet reaches.
+fn reached(case: &Case, request: &Segment) -> u32 {
+    let (verdict, output) = case.kernel.run(Hook::Ingress, &request.frame());
+    assert_eq!(verdict, Verdict::Pass);
+    let reached = |index: &u32| request.to(case.backend(*index)).frame() == output;
+    BACKENDS.into_iter().find(reached).expect("a backend")
+}
+
+#[test]
+fn hashed_flow_has_one_backend_on_all_nodes_and_keeps_it_when_another_one_goes() {
+    const FLOWS: u16 = 300;
+    cases(u32::from(FLOWS) * 4, |case| {
+        let sizes = Sizes::default();
+        let Some(mut other) = Case::open(case.proto, case.family, sizes) else {
+            return;
+        };
+        for (service, algorithm) in [
+            (HOSTNAMES, Algorithm::Maglev),
+            (OTHER, Algorithm::SourceHash),
+        ] {
+            serve_hashed(case, service, 0, algorithm, &BACKENDS);
+            serve_hashed(&mut other, service, 10, algorithm, &BACKENDS);
+            // The other node has had other flows before.
+            for n in 900..950 {
+                reached(&other, &hashed_opening(&other, service, n));
+            }
+            let mut hits = [0; BACKENDS.len()];
+            for n in 0..FLOWS {
+                let request = hashed_opening(case, service, n);
+                let expected = named(slot_of(algorithm, &request), &BACKENDS);
+                assert_eq!(reached(case, &request), expected, "{algorithm:?}, flow {n}");
+                assert_eq!(reached(&other, &request), expected, "on the other node");
+                hits[expected as usize] += 1;
+            }
+            assert!(hits.iter().all(|hits| *hits > 50), "{hits:?}");
+            // New flows, since those that are open keep their backend anyhow.
+            serve_hashed(&mut other, service, 10, algorithm, &[0, 2]);
+            let mut moved = 0;
+            for n in FLOWS..2 * FLOWS {
+                let request = hashed_opening(case, service, n);
+                let (all, fewer) = (reached(case, &request), reached(&other, &request));
+                if all == 1 {
+                    assert_ne!(fewer, 1, "{algorithm:?}, flow {n}");
+                    moved += 1;
+                } else {
+                    assert_eq!(fewer, all, "{algorithm:?}, flow {n}");
+                }
+            }
+            assert!(moved > 50, "{moved} flows had the backend that went");
+        }
+        assert!(case.kernel.counters().is_empty());
+        assert!(other.kernel.counters().is_empty());
     });
 }

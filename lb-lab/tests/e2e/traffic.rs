@@ -1,17 +1,20 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the metrics say of packets and bytes through Services, while flows live and after they end.
+//! What the metrics say of dials, packets and bytes through Services, while flows live and after they
+//! end.
 //!
 //! **Invariant:** every look at the metrics is compared with the one before: no sum may fall.
 //! Read next: `lb-agent/src/datapath/traffic.rs`.
 #![expect(clippy::unwrap_used, reason = "a test ends at the first failure")]
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use lb_lab::{Host, HttpClient, Lab, Node, UdpClient};
+use lb_common::Reason;
+use lb_lab::{Host, HttpClient, Lab, LabError, Node, UdpClient};
 
-use crate::cluster::{Cluster, TARGET, Vip, own, pause};
+use crate::cluster::{Cluster, TARGET, Vip, get, own, pause};
 use crate::common::can_run;
 use crate::inspect;
 
@@ -33,10 +36,22 @@ const DOWNLOAD: u64 = 3_000_000;
 const QUESTIONS: u64 = 40;
 const QUESTION: u64 = 700;
 
-/// The lines about packets and bytes by what they are about.
+/// All counters by their names and labels.
 struct Meter<'a> {
     node: &'a Node,
     last: BTreeMap<String, u64>,
+}
+
+/// The counters that an agent shows now.
+pub(crate) fn counters(node: &Node) -> BTreeMap<String, u64> {
+    let reply = node.http_get(METRICS, "/metrics").unwrap();
+    let lines = reply.text().lines();
+    let is_total = |about: &str| about.split('{').next().unwrap().ends_with("_total");
+    lines
+        .filter_map(|line| line.rsplit_once(' '))
+        .filter(|(about, _)| !about.starts_with('#') && is_total(about))
+        .map(|(about, value)| (about.to_owned(), value.parse().unwrap()))
+        .collect()
 }
 
 impl<'a> Meter<'a> {
@@ -47,19 +62,7 @@ impl<'a> Meter<'a> {
 
     /// Looks again.
     fn look(&mut self) {
-        let reply = self.node.http_get(METRICS, "/metrics").unwrap();
-        let lines = reply.text().lines();
-        let counters = lines.filter(|line| {
-            ["packets", "bytes", "established"].iter().any(|what| {
-                let (service, backend) =
-                    (format!("lb_service_{what}"), format!("lb_backend_{what}"));
-                line.starts_with(&service) || line.starts_with(&backend)
-            })
-        });
-        let now: BTreeMap<String, u64> = counters
-            .filter_map(|line| line.rsplit_once(' '))
-            .map(|(about, value)| (about.to_owned(), value.parse().unwrap()))
-            .collect();
+        let now = counters(self.node);
         for (about, before) in &self.last {
             let now = now.get(about);
             assert!(now >= Some(before), "{about} {before}, then {now:?}");
@@ -75,6 +78,18 @@ impl<'a> Meter<'a> {
             pause(LOOK);
             self.look();
         }
+    }
+
+    /// The dials of a Service's port that were `opened` or `rejected`, which have a line before the
+    /// first one.
+    fn dials(&self, what: &str, (name, port): (&str, &str)) -> u64 {
+        let labels = format!("{{namespace=\"default\",name=\"{name}\",port=\"{port}\"}}");
+        self.last[&format!("lb_service_{what}_total{labels}")]
+    }
+
+    /// How often a reason has occurred, which has a line before the first time.
+    fn reason(&self, reason: Reason) -> u64 {
+        self.last[&format!("lb_reasons_total{{reason=\"{}\"}}", reason.name())]
     }
 
     /// The number for a Service's port and a direction.
@@ -149,8 +164,6 @@ fn packets_and_bytes_are_counted_once_and_stay_after_their_flows() {
     cluster.start_agents_with(&ARGUMENTS);
     let mut meter = Meter::new(cluster.node(0));
     meter.look();
-    let before = meter.last.len();
-    assert!(before > 0, "nothing about Services");
     // The last one reaches itself, which is masqueraded: two pairs of entries for each flow.
     for (vip, client) in vips.iter().zip([&client, &client, &near]) {
         talk(client, vip);
@@ -202,5 +215,64 @@ fn packets_and_bytes_are_counted_once_and_stay_after_their_flows() {
             "{about} {before}: {}",
             meter.last[&about]
         );
+    }
+}
+
+/// Asserts that a connection and a datagram are refused.
+fn assert_refused(client: &Host, remote: SocketAddr) {
+    let connect = || HttpClient::new(remote).connect().map(drop);
+    let tcp = client.run(connect).unwrap();
+    let udp = client.udp_ask(remote, "hostname").map(drop);
+    for result in [tcp, udp] {
+        let kind = match &result {
+            Err(LabError::Io { source, .. }) => Some(source.kind()),
+            _ => None,
+        };
+        assert_eq!(kind, Some(ErrorKind::ConnectionRefused), "{result:?}");
+    }
+}
+
+#[test]
+fn dials_are_counted_by_service_and_refusals_by_reason_too() {
+    const SERVED: u16 = 5;
+    const REFUSED: u64 = 3;
+    if !can_run() {
+        return;
+    }
+    let mut cluster = Cluster::of_nodes(Lab::builder(), 1);
+    let (client, pod) = (cluster.pod(0, "client"), cluster.web(0, "web"));
+    let (web, empty) = (Vip::new("web", 1), Vip::new("empty", 2));
+    cluster.publish(&web, &[&pod]);
+    cluster.publish(&empty, &[]);
+    cluster.start_agents();
+    let mut meter = Meter::new(cluster.node(0));
+    // Nothing yet, then after IPv4, then after IPv6 as well.
+    for families in 0..=2 {
+        if families > 0 {
+            let at = families - 1;
+            for port in 0..SERVED {
+                assert_eq!(get(&client, web.remotes()[at], "/").text(), "web");
+                // A port of its own for each, or two datagrams may be one flow.
+                let ask = || UdpClient::bind(web.remotes()[at], Some(40_000 + port))?.ask("?");
+                client.run(ask).unwrap().unwrap();
+            }
+            for _ in 0..REFUSED {
+                assert_refused(&client, empty.remotes()[at]);
+            }
+        }
+        meter.look();
+        let families = u64::try_from(families).unwrap();
+        for (web, empty) in [(tcp("web"), tcp("empty")), (udp("web"), udp("empty"))] {
+            assert_eq!(meter.dials("opened", web), families * u64::from(SERVED));
+            assert_eq!(meter.dials("rejected", web), 0);
+            assert_eq!(meter.dials("opened", empty), 0);
+            assert_eq!(meter.dials("rejected", empty), families * REFUSED);
+        }
+        // The bridge may have had a redirect dropped, so of the others only the map knows.
+        assert_eq!(meter.reason(Reason::NoBackend), families * REFUSED * 2);
+        for reason in Reason::ALL {
+            let counted = inspect::reason(cluster.node(0), *reason);
+            assert_eq!(meter.reason(*reason), counted, "{reason:?}");
+        }
     }
 }

@@ -17,6 +17,7 @@ use super::{answered_by, cluster};
 use crate::cluster::{TARGET, Vip, pause};
 use crate::common::can_run;
 use crate::from_api::{api_server, publish, wait_for_answer};
+use crate::traffic::counters;
 
 /// The agent looks every 30 seconds whether its programs are still there.
 const PUT_BACK_MAX: Duration = Duration::from_secs(45);
@@ -36,6 +37,8 @@ fn should_recreate_its_programs_if_they_are_deleted() {
     cluster.start_agents();
     answered_by(&client, vip.remotes(), &["a", "b"]);
     let links = cluster.node(0).bpffs().join("links");
+    let repairs = || counters(cluster.node(0))["lb_program_repairs_total"];
+    assert_eq!(repairs(), 0);
     let before = names(&links);
     assert!(!before.is_empty());
     for name in &before {
@@ -46,6 +49,13 @@ fn should_recreate_its_programs_if_they_are_deleted() {
         assert!(removed.elapsed() < PUT_BACK_MAX, "{:?}", names(&links));
         pause(Duration::from_millis(100));
     }
+    // The last one is counted right after it is there.
+    let expected = u64::try_from(before.len()).unwrap();
+    while repairs() < expected {
+        assert!(removed.elapsed() < PUT_BACK_MAX, "{} repairs", repairs());
+        pause(Duration::from_millis(100));
+    }
+    assert_eq!(repairs(), expected);
     answered_by(&client, vip.remotes(), &["a", "b"]);
 }
 
