@@ -285,17 +285,19 @@ fn claim<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>) -> C
     }
 }
 
-/// Whether a living established flow has the reply tuple; what is left of one that has ended, or of
-/// an earlier one of the same client to the same frontend, is removed.
+/// Whether an established flow has the reply tuple: one that lives, or one through another frontend
+/// that both sides have closed, because the backend may still be in TIME_WAIT and take a SYN of the
+/// same tuple for an old one. What is left of one that was reset, or of an earlier one of the same
+/// client to the same frontend, is removed.
 #[inline(always)]
 fn is_established<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>) -> bool {
     let Some(existing) = tables.conn(Table::Established, &work.pair_key) else {
         return false;
     };
-    let over = ConnState::is_over(existing.state());
+    let was_reset = existing.state() & ConnState::RESET != 0;
     work.other_key = existing.pair_key(&work.pair_key);
     if work.other_key != work.key {
-        if !over {
+        if !was_reset {
             return true;
         }
         tables.remove_conn(Table::Established, &work.other_key);

@@ -7,8 +7,8 @@ use lb_common::abi::proto::{TCP, UDP};
 use lb_common::abi::{ConnKey, Hook};
 use lb_common::{Reason, V4, V6};
 
-use super::world::{BACKENDS, CLIENTS, Made, TARGET, World};
-use crate::packet::tcp::{ACK, RST, SYN};
+use super::world::{BACKENDS, CLIENTS, End, Made, TARGET, World};
+use crate::packet::tcp::{ACK, FIN, RST, SYN};
 
 fn two_frontends_with_one_common_backend<F: Made>(proto: u8) {
     let mut world = World::<F>::new();
@@ -185,4 +185,42 @@ fn two_flows_that_take_over_one_ended_tuple_at_once_get_one_each() {
         Ok((second, client))
     );
     world.assert_paired();
+}
+
+/// A connection from `client` that both sides close, once it is established.
+fn closed<F: Made>(world: &mut World<F>, client: End<F>, frontend: End<F>) -> End<F> {
+    let (_, backend) = world.request(client, frontend, TCP, SYN).unwrap();
+    world.reply(backend, client, TCP, SYN | ACK).unwrap();
+    world.request(client, frontend, TCP, ACK).unwrap();
+    world.request(client, frontend, TCP, FIN | ACK).unwrap();
+    world.reply(backend, client, TCP, FIN | ACK).unwrap();
+    world.request(client, frontend, TCP, ACK).unwrap();
+    backend
+}
+
+fn a_backend_in_time_wait_gets_another_source_port<F: Made>() {
+    let mut world = World::<F>::new();
+    let first = world.service(1, TCP, &[1]);
+    let second = world.service(2, TCP, &[1]);
+    let client = (F::address(CLIENTS, 1), 40_000);
+    let backend = closed(&mut world, client, first);
+    let (source, destination) = world.request(client, second, TCP, SYN).unwrap();
+    assert_eq!(destination, backend);
+    assert_eq!(source.0, client.0);
+    assert_ne!(source.1, client.1, "the backend still knows it");
+    assert_eq!(world.count(Reason::SourcePortChanged), 1);
+    assert_eq!(
+        world.reply(backend, source, TCP, SYN | ACK),
+        Ok((second, client))
+    );
+    // The client itself knows when it may dial the same again.
+    let again = world.request(client, first, TCP, SYN).unwrap();
+    assert_eq!(again, (client, backend));
+    world.assert_paired();
+}
+
+#[test]
+fn a_tuple_that_both_sides_have_closed_is_left_to_the_backend_for_a_while() {
+    a_backend_in_time_wait_gets_another_source_port::<V4>();
+    a_backend_in_time_wait_gets_another_source_port::<V6>();
 }
