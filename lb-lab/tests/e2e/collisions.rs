@@ -128,3 +128,31 @@ fn one_client_port_reaches_a_service_and_its_pod_at_once_in_both_orders(builder:
     }
     assert_no_retransmission(&capture.stop().unwrap());
 }
+
+#[test]
+fn a_client_port_serves_again_at_another_service_when_the_server_has_closed_first() {
+    in_default_and_routed(|builder| {
+        let mut cluster = Cluster::new(builder);
+        let client = cluster.pod(0, "client");
+        let pod = cluster.web(1, "web");
+        let vips = [Vip::new("first", 1), Vip::new("second", 2)];
+        for vip in &vips {
+            cluster.publish(vip, &[&pod]);
+        }
+        cluster.start_agents();
+        let [first, second] = vips.each_ref().map(Vip::remotes);
+        for remotes in first.into_iter().zip(second) {
+            for port in 41_000..41_020 {
+                // The server waits in TIME_WAIT, by turns older and newer than what comes.
+                for remote in [remotes.0, remotes.1] {
+                    let get = || HttpClient::new(remote).source_port(port).get("/");
+                    let reply = client.run(get).unwrap();
+                    let what = format!("port {port} to {remote}");
+                    let reply = reply.unwrap_or_else(|error| crate::cluster::fail(&what, &error));
+                    assert_eq!(reply.text(), "web");
+                    assert!(reply.connect_time < CONNECT_MAX, "{what}");
+                }
+            }
+        }
+    });
+}
