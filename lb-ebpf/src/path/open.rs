@@ -286,7 +286,7 @@ fn claim<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>) -> C
 }
 
 /// Whether an established flow has the reply tuple: one that lives, or one through another frontend
-/// that both sides have closed, because the backend may still be in TIME_WAIT and take a SYN of the
+/// that both sides have closed, because the backend may still be in `TIME_WAIT` and take a SYN of the
 /// same tuple for an old one. What is left of one that was reset, or of an earlier one of the same
 /// client to the same frontend, is removed.
 #[inline(always)]
