@@ -10,9 +10,11 @@ use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use lb_common::Reason;
 use lb_common::abi::{ConnState, Hop, Iface, IfaceFlags};
+use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrIn, SockaddrIn6, bind, connect, socket,
@@ -197,7 +199,14 @@ fn connection(from: SocketAddr, to: SocketAddr) -> OwnedFd {
         }
         (SocketAddr::V6(from), SocketAddr::V6(to)) => {
             bind(raw, &SockaddrIn6::from(from)).unwrap();
-            connect(raw, &SockaddrIn6::from(to)).unwrap();
+            // The kernel gives a new address its routes in a worker, soon after.
+            let until = Instant::now() + Duration::from_secs(5);
+            let mut connected = connect(raw, &SockaddrIn6::from(to));
+            while connected == Err(Errno::ENETUNREACH) && Instant::now() < until {
+                std::thread::park_timeout(Duration::from_millis(5));
+                connected = connect(raw, &SockaddrIn6::from(to));
+            }
+            connected.unwrap();
         }
         mixed => panic!("two families: {mixed:?}"),
     }
