@@ -41,12 +41,14 @@ pub(crate) fn inner_ethertype(ctx: &TcContext) -> u16 {
 }
 
 /// Whether the frame is for a VLAN device on this one, or comes from there: that device is where it is
-/// looked at, without its tag. A port of a bridge hands tagged frames on to other ports.
+/// looked at, without its tag. A port of a bridge hands tagged frames on to other ports. VLAN 0 is a
+/// priority and no VLAN: such a frame is for this very device.
 #[inline(always)]
 pub(crate) fn is_of_vlan_device(ctx: &TcContext) -> bool {
+    const ID: u32 = 0x0fff;
     // SAFETY: the context is valid for as long as the program runs.
-    let tagged = unsafe { (*ctx.skb.skb).vlan_present } != 0;
-    tagged && is_no_bridge_port(ctx.skb.skb) != 0
+    let (present, tag) = unsafe { ((*ctx.skb.skb).vlan_present, (*ctx.skb.skb).vlan_tci) };
+    present != 0 && tag & ID != 0 && is_no_bridge_port(ctx.skb.skb) != 0
 }
 
 #[inline(never)]
