@@ -23,6 +23,11 @@ pub unsafe trait Address:
     fn words(self) -> [u32; 4];
     /// The address whose words these are; those beyond its length are ignored.
     fn from_words(words: [u32; 4]) -> Self;
+    /// True for 127.0.0.0/8 or ::1, and for the address that is all zero.
+    fn is_loopback_or_unspecified(self) -> bool;
+    /// A number in the form of an address that no host has: 24 bits of it within 0.0.0.0/8, or all of
+    /// them within ::/64.
+    fn from_number(number: u64) -> Self;
 }
 
 /// The same word. On BPF the optimiser does not see through it, or it would make four words that
@@ -57,6 +62,18 @@ unsafe impl Address for [u8; 4] {
     fn from_words(words: [u32; 4]) -> Self {
         words[0].to_ne_bytes()
     }
+
+    #[inline(always)]
+    fn is_loopback_or_unspecified(self) -> bool {
+        self[0] == 127 || self == Self::ZERO
+    }
+
+    #[inline(always)]
+    fn from_number(number: u64) -> Self {
+        #[expect(clippy::cast_possible_truncation, reason = "as documented")]
+        let low = number as u32 & 0x00ff_ffff;
+        low.to_be_bytes()
+    }
 }
 
 // SAFETY: an array of bytes has neither padding nor invalid patterns.
@@ -73,6 +90,19 @@ unsafe impl Address for [u8; 16] {
     #[inline(always)]
     fn from_words([a, b, c, d]: [u32; 4]) -> Self {
         bytemuck::cast([opaque(a), opaque(b), opaque(c), opaque(d)])
+    }
+
+    #[inline(always)]
+    fn is_loopback_or_unspecified(self) -> bool {
+        let [a, b, c, d] = self.words();
+        (a | b | c) == 0 && (d == 0 || d == 1_u32.to_be())
+    }
+
+    #[inline(always)]
+    fn from_number(number: u64) -> Self {
+        #[expect(clippy::cast_possible_truncation, reason = "its two halves")]
+        let (high, low) = ((number >> 32) as u32, number as u32);
+        Self::from_words([0, 0, high.to_be(), low.to_be()])
     }
 }
 

@@ -85,6 +85,8 @@ reasons! {
     MasqueradeStray = 19, "masquerade-stray", Note;
     /// A packet of a connection that the table of established flows has no room for.
     EstablishedFull = 20, "established-full", Drop;
+    /// What a socket was told could not be noted: it is shown its backend instead of the frontend.
+    SocketUntracked = 21, "socket-untracked", Note;
 }
 
 #[cfg(test)]

@@ -17,16 +17,17 @@ mod kernel;
 )]
 mod hooks {
     use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
-    use aya_ebpf::macros::classifier;
-    use aya_ebpf::programs::TcContext;
+    use aya_ebpf::macros::{cgroup_sock_addr, classifier};
+    use aya_ebpf::programs::{SockAddrContext, TcContext};
     use lb_common::{Class, Family as _, Reason, V4, V6};
     use lb_ebpf::icmp::Icmp;
     use lb_ebpf::path::{self, Outcome};
-    use lb_ebpf::tables::Tables;
+    use lb_ebpf::tables::Lookup;
 
     use crate::kernel::{
-        Host, TAG, Unusual, World, edit, ethertype, first_fragment, forget, icmp, inner_ethertype,
-        is_of_vlan_device, later_fragment, parse, read_tagged, read_unusual, reject, work,
+        Host, TAG, Unusual, World, connect4, connect6, edit, ethertype, first_fragment, forget,
+        icmp, inner_ethertype, is_of_vlan_device, later_fragment, learn, parse, read_tagged,
+        read_unusual, reject, send4, send6, show4, show6, work,
     };
 
     /// Length of an Ethernet header, in bytes.
@@ -63,8 +64,62 @@ mod hooks {
     /// `BPF_PROG_TEST_RUN` only, never attached.
     #[classifier]
     fn lb_clock(ctx: TcContext) -> i32 {
-        let now = Tables::<V4>::now(&World::new(&ctx, 0));
+        let now = Lookup::<V4>::now(&World::new(&ctx, 0));
         now.cast_signed()
+    }
+
+    /// A socket names an address of IPv4 to connect to.
+    #[cgroup_sock_addr(connect4)]
+    fn lb_connect4(ctx: SockAddrContext) -> i32 {
+        connect4(ctx.sock_addr)
+    }
+
+    /// The same of IPv6.
+    #[cgroup_sock_addr(connect6)]
+    fn lb_connect6(ctx: SockAddrContext) -> i32 {
+        connect6(ctx.sock_addr)
+    }
+
+    /// A datagram names where it goes, an address of IPv4; also one within IPv6.
+    #[cgroup_sock_addr(sendmsg4)]
+    fn lb_sendmsg4(ctx: SockAddrContext) -> i32 {
+        send4(ctx.sock_addr)
+    }
+
+    /// The same of IPv6.
+    #[cgroup_sock_addr(sendmsg6)]
+    fn lb_sendmsg6(ctx: SockAddrContext) -> i32 {
+        send6(ctx.sock_addr)
+    }
+
+    /// A process is told where a datagram comes from.
+    #[cgroup_sock_addr(recvmsg4)]
+    fn lb_recvmsg4(ctx: SockAddrContext) -> i32 {
+        show4(ctx.sock_addr)
+    }
+
+    /// The same of IPv6.
+    #[cgroup_sock_addr(recvmsg6)]
+    fn lb_recvmsg6(ctx: SockAddrContext) -> i32 {
+        show6(ctx.sock_addr)
+    }
+
+    /// A process asks for the peer of a socket.
+    #[cgroup_sock_addr(getpeername4)]
+    fn lb_getpeername4(ctx: SockAddrContext) -> i32 {
+        show4(ctx.sock_addr)
+    }
+
+    /// The same of IPv6.
+    #[cgroup_sock_addr(getpeername6)]
+    fn lb_getpeername6(ctx: SockAddrContext) -> i32 {
+        show6(ctx.sock_addr)
+    }
+
+    /// Tells the agent which network namespace a socket of its own is in, where it cannot ask.
+    #[cgroup_sock_addr(connect4)]
+    fn lb_learn4(ctx: SockAddrContext) -> i32 {
+        learn(ctx.sock_addr)
     }
 
     #[inline(always)]
@@ -177,7 +232,7 @@ mod hooks {
     /// Counts a reason and turns its class into an action.
     #[inline(always)]
     fn refuse<F: Host>(ctx: &TcContext, l2: u32, world: &mut World, reason: Reason) -> i32 {
-        Tables::<F>::count(world, reason);
+        Lookup::<F>::count(world, reason);
         match reason.class() {
             Class::Drop => TC_ACT_SHOT,
             Class::Reject => reject::<F>(ctx.skb.skb, l2),

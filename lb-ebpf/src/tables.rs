@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! What the packet path asks of the world around it.
+//! What the packet path asks of the world around it, and what the hooks at the socket ask.
 //!
-//! The kernel glue implements [`Tables`] on BPF maps and helpers, the tests on ordinary maps.
+//! The kernel glue implements [`Tables`] and [`Sockets`] on BPF maps and helpers, the tests on ordinary
+//! maps; [`Lookup`] is what both need to choose a backend.
 //! **Invariant:** a lookup may miss; the path decides what a miss means, the implementation never
 //! does. Entries are changed through methods, so that a borrowed entry cannot be written twice.
 
 use lb_common::abi::{
     Affinity, AffinityKey, Backend, Conn, ConnKey, Cursor, Direction, Frontend, FrontendKey,
-    SlotKey,
+    SlotKey, SocketKey, SocketPeer,
 };
 use lb_common::{Family, Reason};
 
@@ -50,8 +51,8 @@ pub enum Dialled {
     Rejected,
 }
 
-/// Tables and services of the kernel, for one packet of one family.
-pub trait Tables<F: Family> {
+/// What is known of Services, and what choosing a backend takes: the same for packets and sockets.
+pub trait Lookup<F: Family> {
     /// The frontend of this address, port and protocol.
     fn frontend(&self, key: &FrontendKey<F::Addr>) -> Option<&Frontend>;
     /// The backend id in a slot.
@@ -60,7 +61,32 @@ pub trait Tables<F: Family> {
     fn backend(&self, id: u32) -> Option<&Backend<F::Addr>>;
     /// Takes the next round-robin position of a service.
     fn advance_cursor(&mut self, service: u32) -> Cursor;
+    /// How often what flows of UDP of a service depend on has changed.
+    fn version(&self, service: u32) -> u32;
 
+    /// The backend that a client keeps.
+    fn affinity(&self, key: &AffinityKey<F::Addr>) -> Option<&Affinity>;
+    /// Writes which backend a client keeps.
+    fn keep_affinity(&mut self, key: &AffinityKey<F::Addr>, affinity: &Affinity);
+    /// True when one of the service's source ranges holds the source.
+    fn admits(&self, service: u32, source: &F::Addr) -> bool;
+    /// What a table of `PREFIXES_*` says of an address: see `lb_common::abi::PrefixTable`.
+    fn prefix(&self, table: u32, address: &F::Addr) -> Option<&F::Addr>;
+
+    /// Low 32 bits of jiffies.
+    fn now(&self) -> u32;
+    /// Jiffies in a second.
+    fn ticks_per_second(&self) -> u32;
+    /// 32 random bits.
+    fn random(&mut self) -> u32;
+    /// Counts one event.
+    fn count(&mut self, reason: Reason);
+    /// Counts the beginning of a flow of a service.
+    fn count_service(&mut self, service: u32, what: Dialled);
+}
+
+/// Tables and services of the kernel, for one packet of one family.
+pub trait Tables<F: Family>: Lookup<F> {
     /// False when a packet that may begin a flow, with this key at ingress, has no entry there and is
     /// for no frontend.
     fn may_be_known(&self, key: &ConnKey<F::Addr>) -> bool;
@@ -100,17 +126,6 @@ pub trait Tables<F: Family> {
 
     /// Writes at which version a request entry was found to be right.
     fn set_validated(&mut self, table: Table, key: &ConnKey<F::Addr>, version: u32);
-    /// How often what flows of UDP of a service depend on has changed.
-    fn version(&self, service: u32) -> u32;
-
-    /// The backend that a client keeps.
-    fn affinity(&self, key: &AffinityKey<F::Addr>) -> Option<&Affinity>;
-    /// Writes which backend a client keeps.
-    fn keep_affinity(&mut self, key: &AffinityKey<F::Addr>, affinity: &Affinity);
-    /// True when one of the service's source ranges holds the source.
-    fn admits(&self, service: u32, source: &F::Addr) -> bool;
-    /// What a table of `PREFIXES_*` says of an address: see `lb_common::abi::PrefixTable`.
-    fn prefix(&self, table: u32, address: &F::Addr) -> Option<&F::Addr>;
     /// True when a source on the device that this packet came in by is a pod of this node.
     fn is_pod(&self, source: &F::Addr) -> bool;
 
@@ -131,19 +146,42 @@ pub trait Tables<F: Family> {
     /// True when the node's own namespace has a socket that packets with this key are for.
     fn has_own_socket(&self, key: &ConnKey<F::Addr>) -> bool;
 
-    /// Low 32 bits of jiffies.
-    fn now(&self) -> u32;
-    /// Jiffies in a second.
-    fn ticks_per_second(&self) -> u32;
-    /// 32 random bits.
-    fn random(&mut self) -> u32;
     /// True when the client's own namespace has a connection of its own from the reply key's
     /// destination to its source, made without us.
     fn has_direct_socket(&self, reply: &ConnKey<F::Addr>) -> bool;
     /// How to reach an address from the device that this packet came in by.
     fn next_hop(&self, destination: &F::Addr) -> NextHop;
-    /// Counts one event.
-    fn count(&mut self, reason: Reason);
-    /// Counts the beginning of a flow of a service.
-    fn count_service(&mut self, service: u32, what: Dialled);
+}
+
+/// Tables and services of the kernel, for one call of one socket.
+pub trait Sockets<F: Family>: Lookup<F> {
+    /// False when no frontend has this port.
+    fn is_frontend_port(&self, port: u16, proto: u8) -> bool;
+    /// Whose socket it is; none when it is to be left alone.
+    fn caller(&self) -> Option<Caller>;
+    /// The cookie of the socket.
+    fn cookie(&self) -> u64;
+    /// The address that the socket is bound to; zero: none yet.
+    fn bound(&self) -> F::Addr;
+    /// What this socket was told in the place of a peer.
+    fn peer(&self, key: &SocketKey<F::Addr>) -> Option<&SocketPeer<F::Addr>>;
+    /// Notes what this socket is told in the place of a peer.
+    fn keep_peer(
+        &mut self,
+        key: &SocketKey<F::Addr>,
+        peer: &SocketPeer<F::Addr>,
+    ) -> Result<(), InsertError>;
+    /// Writes when a peer was last used, and at which version it was right then.
+    fn touch_peer(&mut self, key: &SocketKey<F::Addr>, now: u32, version: u32);
+    /// For how many seconds a socket that is not connected keeps a backend that it does not send to.
+    fn idle_secs(&self) -> u32;
+}
+
+/// Whose socket it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// The node's own, or that of a pod on its network.
+    Node,
+    /// That of a pod, by the cookie of its network namespace.
+    Pod(u64),
 }

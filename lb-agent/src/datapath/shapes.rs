@@ -9,8 +9,8 @@ use aya::maps::{MapInfo, MapType};
 use lb_common::Reason;
 use lb_common::abi::{
     Affinity, AffinityKey, Backend, Conn, ConnKey, Cursor, Fragment, FragmentKey, Frontend,
-    FrontendKey, Iface, PortSet, PrefixKey, Recent, ServiceStats, SlotKey, SourceRangeKey,
-    VERSIONS, limits, names,
+    FrontendKey, Iface, PortSet, PrefixKey, Recent, ServiceStats, SlotKey, SocketKey, SocketPeer,
+    SourceRangeKey, VERSIONS, limits, names,
 };
 
 use super::sizes::{Size, Sizes};
@@ -143,6 +143,9 @@ pub(super) fn shapes(chosen: Chosen, sizes: &Sizes) -> Vec<Shape> {
         Shape::lru::<AffinityKey<V6>, Affinity>(names::AFFINITY_V6, chosen.affinities),
         Shape::lru::<FragmentKey<V4>, Fragment>(names::FRAGMENTS_V4, limits::FRAGMENTS),
         Shape::lru::<FragmentKey<V6>, Fragment>(names::FRAGMENTS_V6, limits::FRAGMENTS),
+        Shape::lru::<SocketKey<V4>, SocketPeer<V4>>(names::SOCKETS_V4, limits::SOCKETS),
+        Shape::lru::<SocketKey<V6>, SocketPeer<V6>>(names::SOCKETS_V6, limits::SOCKETS),
+        Shape::hash::<u64, u32>(names::NAMESPACES, limits::NAMESPACES),
         Shape::prefixes::<V4>(names::PREFIXES_V4),
         Shape::prefixes::<V6>(names::PREFIXES_V6),
         Shape::new::<u32, ServiceStats>(names::SERVICE_STATS, MapType::Array, services),

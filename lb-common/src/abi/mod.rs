@@ -15,6 +15,7 @@ mod port_set;
 mod prefix;
 mod recent;
 mod slot;
+mod socket;
 mod source_range;
 mod stats;
 mod version;
@@ -31,6 +32,7 @@ pub use port_set::PortSet;
 pub use prefix::{PREFIX_TABLE_BITS, Prefix, PrefixKey, PrefixTable};
 pub use recent::{RECENT, Recent};
 pub use slot::{List, SlotKey};
+pub use socket::{SocketKey, SocketPeer, Way};
 pub use source_range::{SOURCE_RANGE_SERVICE_BITS, SourceRange, SourceRangeKey};
 pub use stats::ServiceStats;
 pub use version::{VERSIONS, version_index};
@@ -80,6 +82,12 @@ pub mod names {
     pub const FRAGMENTS_V4: &str = "FRAGMENTS_V4";
     /// Ports of IPv6 datagrams in fragments.
     pub const FRAGMENTS_V6: &str = "FRAGMENTS_V6";
+    /// What sockets of IPv4 were told.
+    pub const SOCKETS_V4: &str = "SOCKETS_V4";
+    /// What sockets of IPv6 were told.
+    pub const SOCKETS_V6: &str = "SOCKETS_V6";
+    /// Network namespaces of pods whose sockets are served.
+    pub const NAMESPACES: &str = "NAMESPACES";
     /// Counters by service id.
     pub const SERVICE_STATS: &str = "SERVICE_STATS";
     /// How often services have changed.
@@ -112,6 +120,9 @@ pub mod names {
         PREFIXES_V6,
         FRAGMENTS_V4,
         FRAGMENTS_V6,
+        SOCKETS_V4,
+        SOCKETS_V6,
+        NAMESPACES,
         SERVICE_STATS,
         VERSIONS,
         RECENT,
@@ -150,6 +161,10 @@ pub mod limits {
     pub const PREFIXES: u32 = 65_536;
     /// Datagrams of one family that are under way in fragments.
     pub const FRAGMENTS: u32 = 8_192;
+    /// Peers of sockets of one family; one not used for longest gives way.
+    pub const SOCKETS: u32 = 65_536;
+    /// Network namespaces of pods on one node.
+    pub const NAMESPACES: u32 = 16_384;
     /// Source ranges of one family, to begin with.
     pub const SOURCE_RANGES: u32 = 65_536;
     /// Source ranges of one family at most: 16 for each service id.

@@ -2,7 +2,7 @@
 //! `PREFIXES_V4` and `PREFIXES_V6`: what the node knows about addresses, in several tables.
 //!
 //! Longest-prefix tries, written by the agent only and read when a flow begins. The table's number
-//! is the first word of what is compared: [`PrefixTable::OWN`], [`PrefixTable::PODS`], or the index
+//! is the first word of what is compared: a table of [`PrefixTable`], or the index
 //! of a device, whose table tells the address to masquerade with by where a packet goes.
 //! **Invariant:** a device without a prefix for a destination has no masquerade address for it.
 
@@ -14,6 +14,12 @@ pub struct PrefixTable;
 impl PrefixTable {
     /// Addresses of this node, whole; the value is the address itself.
     pub const OWN: u32 = 0;
+    /// One prefix for all addresses; the value is the address that this node's own processes are known
+    /// by, its primary one.
+    pub const PRIMARY: u32 = u32::MAX - 1;
+    /// One prefix for all addresses; the value is an address of this node whose node ports its own
+    /// processes also reach at loopback addresses. None: they do not.
+    pub const LOOPBACK: u32 = u32::MAX - 2;
     /// Prefixes of this node's pods, where devices do not tell them; the value means nothing.
     pub const PODS: u32 = u32::MAX;
 }

@@ -11,7 +11,7 @@ use lb_common::abi::{Fragment, FragmentKey, Hook};
 use lb_ebpf::checksum;
 use lb_ebpf::packet::Bytes as _;
 use lb_ebpf::path::{self, Fragments, Outcome, Side};
-use lb_ebpf::tables::Tables;
+use lb_ebpf::tables::Lookup;
 
 use super::edit::{addresses, link};
 use super::whole::Whole;
@@ -126,6 +126,6 @@ pub(crate) fn later_fragment<F: Host>(skb: *mut __sk_buff, l2: u32, at_ingress: 
             }
         }
     };
-    Tables::<F>::count(&mut world, reason);
+    Lookup::<F>::count(&mut world, reason);
     TC_ACT_SHOT
 }

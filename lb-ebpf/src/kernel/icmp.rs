@@ -15,7 +15,7 @@ use lb_common::{Address as _, Reason};
 use lb_ebpf::checksum;
 use lb_ebpf::icmp::{self, Icmp, Message};
 use lb_ebpf::path::{self, Outcome, Side, Work};
-use lb_ebpf::tables::Tables;
+use lb_ebpf::tables::Lookup;
 
 use super::edit::ports;
 use super::whole::Whole;
@@ -56,7 +56,7 @@ pub(crate) fn icmp<F: Host + Icmp>(skb: *mut __sk_buff, l2: u32, at_ingress: boo
     match outcome {
         Outcome::Pass | Outcome::Edit | Outcome::Begin => TC_ACT_UNSPEC,
         Outcome::Refused(reason) => {
-            Tables::<F>::count(&mut world, reason);
+            Lookup::<F>::count(&mut world, reason);
             TC_ACT_SHOT
         }
     }

@@ -9,7 +9,8 @@ use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use aya_ebpf::macros::btf_map;
 use lb_common::abi::{
     self, Affinity, AffinityKey, Backend, Conn, ConnKey, Cursor, Fragment, FragmentKey, Frontend,
-    FrontendKey, Iface, PortSet, Prefix, Recent, ServiceStats, SlotKey, SourceRange, limits,
+    FrontendKey, Iface, PortSet, Prefix, Recent, ServiceStats, SlotKey, SocketKey, SocketPeer,
+    SourceRange, limits,
 };
 use lb_common::{Reason, V4, V6};
 use lb_ebpf::limit::Bucket;
@@ -26,6 +27,7 @@ type HalfOpen<A> = LruHashMap<ConnKey<A>, Conn<A>, { limits::HALF_OPEN as usize 
 type Affinities<A> = LruHashMap<AffinityKey<A>, Affinity, { limits::AFFINITIES as usize }>;
 type Prefixes<A> = LpmTrie<Prefix<A>, A, { limits::PREFIXES as usize }>;
 type Fragments<A> = LruHashMap<FragmentKey<A>, Fragment, { limits::FRAGMENTS as usize }>;
+type Sockets<A> = LruHashMap<SocketKey<A>, SocketPeer<A>, { limits::SOCKETS as usize }>;
 type Stats = Array<ServiceStats, { limits::SERVICES as usize }>;
 type SourceRanges<A> = LpmTrie<SourceRange<A>, u8, { limits::SOURCE_RANGES as usize }>;
 type Works<A> = PerCpuArray<Work<A>, 1>;
@@ -68,6 +70,17 @@ static FRAGMENTS_V4: Fragments<[u8; 4]> = LruHashMap::new();
 #[btf_map]
 static FRAGMENTS_V6: Fragments<[u8; 16]> = LruHashMap::new();
 #[btf_map]
+static SOCKETS_V4: Sockets<[u8; 4]> = LruHashMap::new();
+#[btf_map]
+static SOCKETS_V6: Sockets<[u8; 16]> = LruHashMap::new();
+/// Network namespaces of pods whose sockets are served, by cookie; 0: not any more.
+#[btf_map]
+pub(super) static NAMESPACES: HashMap<u64, u32, { limits::NAMESPACES as usize }, ON_DEMAND> =
+    HashMap::new();
+/// What the agent learns by a call of its own.
+#[btf_map]
+pub(super) static LEARNED: Array<u64, 1> = Array::new();
+#[btf_map]
 pub(super) static SERVICE_STATS: Stats = Array::new();
 #[btf_map]
 pub(super) static VERSIONS: Array<u32, { abi::VERSIONS as usize }> = Array::new();
@@ -101,6 +114,7 @@ pub(crate) trait Host: Parse {
     fn prefixes() -> &'static Prefixes<Self::Addr>;
     fn fragments() -> &'static Fragments<Self::Addr>;
     fn works() -> &'static Works<Self::Addr>;
+    fn sockets() -> &'static Sockets<Self::Addr>;
 }
 
 impl Host for V4 {
@@ -141,6 +155,10 @@ impl Host for V4 {
     fn works() -> &'static Works<[u8; 4]> {
         &WORK_V4
     }
+    #[inline(always)]
+    fn sockets() -> &'static Sockets<[u8; 4]> {
+        &SOCKETS_V4
+    }
 }
 
 impl Host for V6 {
@@ -180,6 +198,10 @@ impl Host for V6 {
     #[inline(always)]
     fn works() -> &'static Works<[u8; 16]> {
         &WORK_V6
+    }
+    #[inline(always)]
+    fn sockets() -> &'static Sockets<[u8; 16]> {
+        &SOCKETS_V6
     }
 }
 

@@ -33,7 +33,7 @@ use lb_common::abi::proto;
 use lb_ebpf::checksum;
 use lb_ebpf::packet::Packet;
 use lb_ebpf::reset;
-use lb_ebpf::tables::Tables;
+use lb_ebpf::tables::Lookup;
 use lb_ebpf::unreachable::{self, HEADER_WORDS};
 
 use super::maps::RATE;
@@ -78,15 +78,15 @@ pub(crate) fn reject<F: Host>(skb: *mut __sk_buff, l2: u32) -> i32 {
     let Some(bucket) = RATE.get_ptr_mut(0) else {
         return TC_ACT_SHOT;
     };
-    let now = Tables::<F>::now(&world);
-    let hz = Tables::<F>::ticks_per_second(&world);
+    let now = Lookup::<F>::now(&world);
+    let hz = Lookup::<F>::ticks_per_second(&world);
     // SAFETY: this CPU's own element; tc programs run with bottom halves disabled.
     if !unsafe { (*bucket).take(now, hz) } {
-        Tables::<F>::count(&mut world, Reason::RejectLimited);
+        Lookup::<F>::count(&mut world, Reason::RejectLimited);
         return TC_ACT_SHOT;
     }
     if answer::<F>(skb, l2, device, &work.packet).is_err() {
-        Tables::<F>::count(&mut world, Reason::RejectFailed);
+        Lookup::<F>::count(&mut world, Reason::RejectFailed);
         return TC_ACT_SHOT;
     }
     #[expect(clippy::cast_possible_truncation, reason = "an action of tc")]

@@ -14,6 +14,26 @@ static MASQUERADE_MARK: u32 = 0x4000;
 #[unsafe(no_mangle)]
 static MASQUERADE_BY_MARK: u32 = 0;
 
+/// The cookie of the node's own network namespace; 0: not known, and no socket is served.
+#[unsafe(no_mangle)]
+static NODE_NETNS: u64 = 0;
+
+/// Not 0: sockets in other namespaces are served as well, those in `NAMESPACES`.
+#[unsafe(no_mangle)]
+static SOCKETS_OF_PODS: u32 = 0;
+
+/// Not 0: a program at a socket can choose the error that its caller gets.
+#[unsafe(no_mangle)]
+static CAN_SET_ERROR: u32 = 0;
+
+/// For how many seconds a socket that is not connected keeps a backend that it does not send to.
+#[unsafe(no_mangle)]
+static SOCKET_IDLE_SECS: u32 = 180;
+
+/// The cookie of the socket by which the agent learns of its namespace.
+#[unsafe(no_mangle)]
+static LEARNING_SOCKET: u64 = 0;
+
 /// Ranges of ports in the pool.
 const RANGES: usize = 4;
 
@@ -34,6 +54,41 @@ pub(super) fn mark() -> u32 {
 pub(super) fn masquerades_by_mark() -> bool {
     // SAFETY: a constant of the program.
     unsafe { ptr::read_volatile(&raw const MASQUERADE_BY_MARK) != 0 }
+}
+
+/// The cookie of the node's own network namespace; 0: not known.
+#[inline(always)]
+pub(super) fn node_netns() -> u64 {
+    // SAFETY: a constant of the program.
+    unsafe { ptr::read_volatile(&raw const NODE_NETNS) }
+}
+
+/// Whether sockets in other namespaces are served as well.
+#[inline(always)]
+pub(super) fn serves_pods() -> bool {
+    // SAFETY: a constant of the program.
+    unsafe { ptr::read_volatile(&raw const SOCKETS_OF_PODS) != 0 }
+}
+
+/// Whether a program at a socket can choose the error that its caller gets.
+#[inline(always)]
+pub(super) fn can_set_error() -> bool {
+    // SAFETY: a constant of the program.
+    unsafe { ptr::read_volatile(&raw const CAN_SET_ERROR) != 0 }
+}
+
+/// For how many seconds a socket that is not connected keeps a backend that it does not send to.
+#[inline(always)]
+pub(super) fn socket_idle_secs() -> u32 {
+    // SAFETY: a constant of the program.
+    unsafe { ptr::read_volatile(&raw const SOCKET_IDLE_SECS) }
+}
+
+/// The cookie of the socket by which the agent learns of its namespace.
+#[inline(always)]
+pub(super) fn learning_socket() -> u64 {
+    // SAFETY: a constant of the program.
+    unsafe { ptr::read_volatile(&raw const LEARNING_SOCKET) }
 }
 
 /// First and last port of a range.

@@ -9,24 +9,28 @@
 use lb_common::abi::{Affinity, AffinityKey, BackendFlags};
 use lb_common::{Address as _, Family};
 
-use super::Work;
-use crate::tables::Tables;
+use super::select::Choice;
+use crate::tables::Lookup;
 
 /// Puts the backend that the client keeps into the work record; false when there is none.
 #[inline(always)]
-pub(super) fn kept_backend<F: Family, T: Tables<F>>(tables: &T, work: &mut Work<F::Addr>) -> bool {
-    if work.frontend.affinity_secs == 0 {
+pub(super) fn kept_backend<F: Family, T: Lookup<F>>(
+    tables: &T,
+    choice: &mut Choice<F::Addr>,
+    client: &F::Addr,
+) -> bool {
+    if choice.frontend.affinity_secs == 0 {
         return false;
     }
-    work.affinity_key = AffinityKey {
-        service: work.frontend.service,
-        client: F::Addr::from_words(work.packet.source.words()),
+    choice.affinity_key = AffinityKey {
+        service: choice.frontend.service,
+        client: F::Addr::from_words(client.words()),
     };
-    let Some(affinity) = tables.affinity(&work.affinity_key) else {
+    let Some(affinity) = tables.affinity(&choice.affinity_key) else {
         return false;
     };
     let age = tables.now().wrapping_sub(affinity.last_used);
-    let timeout = work
+    let timeout = choice
         .frontend
         .affinity_secs
         .wrapping_mul(tables.ticks_per_second());
@@ -38,25 +42,29 @@ pub(super) fn kept_backend<F: Family, T: Tables<F>>(tables: &T, work: &mut Work<
         return false;
     };
     // The bit of a list is one more than its number.
-    let listed = backend.flags & (BackendFlags::IN_CLUSTER_LIST << (work.list & 1)) != 0;
-    if backend.epoch != epoch || backend.service != work.frontend.service || !listed {
+    let listed = backend.flags & (BackendFlags::IN_CLUSTER_LIST << (choice.list & 1)) != 0;
+    if backend.epoch != epoch || backend.service != choice.frontend.service || !listed {
         return false;
     }
-    work.backend.take_over(backend);
-    work.backend_id = id;
+    choice.backend.take_over(backend);
+    choice.backend_id = id;
     true
 }
 
 /// Notes that the client keeps the backend of the flow that has just begun.
 #[inline(always)]
-pub(super) fn keep<F: Family, T: Tables<F>>(tables: &mut T, work: &Work<F::Addr>) {
-    if work.frontend.affinity_secs == 0 {
+pub(super) fn keep<F: Family, T: Lookup<F>>(
+    tables: &mut T,
+    choice: &Choice<F::Addr>,
+    (backend, epoch): (u32, u32),
+) {
+    if choice.frontend.affinity_secs == 0 {
         return;
     }
     let affinity = Affinity {
-        backend: work.conn.backend,
-        epoch: work.conn.epoch,
+        backend,
+        epoch,
         last_used: tables.now(),
     };
-    tables.keep_affinity(&work.affinity_key, &affinity);
+    tables.keep_affinity(&choice.affinity_key, &affinity);
 }

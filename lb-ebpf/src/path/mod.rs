@@ -3,7 +3,8 @@
 //!
 //! Every step fills the [`Work`] record and returns what to do; nothing here touches a packet.
 //! **Invariant:** a packet that is not ours leaves through [`Outcome::Pass`] with nothing
-//! counted and nothing written. Next: `request.rs` for tc ingress, `reply.rs` for tc egress.
+//! counted and nothing written. Next: `request.rs` for tc ingress, `reply.rs` for tc egress,
+//! `socket.rs` for sockets, which have no packet yet.
 
 mod affinity;
 mod flow;
@@ -16,6 +17,7 @@ mod promote;
 mod reply;
 mod request;
 mod select;
+mod socket;
 #[cfg(test)]
 mod tests;
 
@@ -25,9 +27,11 @@ pub use masquerade::begin_reply;
 pub use open::begin;
 pub use reply::reply;
 pub use request::request;
+pub use select::Choice;
+pub use socket::{Call, Verdict, connect, send, shown};
 
 use bytemuck::Zeroable as _;
-use lb_common::abi::{AffinityKey, Backend, Conn, ConnKey, Frontend, FrontendKey, Scope};
+use lb_common::abi::{Conn, ConnKey};
 use lb_common::{Address, Reason};
 
 use crate::packet::Packet;
@@ -123,20 +127,8 @@ pub struct Work<A> {
     pub packet: Packet<A>,
     /// What to change.
     pub edit: Edit<A>,
-    /// The destination, as a frontend.
-    pub frontend_key: FrontendKey<A>,
-    /// The frontend, as it was when the flow chose its backend.
-    pub frontend: Frontend,
-    /// Where the packet comes from.
-    pub scope: Scope,
-    /// Number of the list of `frontend` that the source chooses from.
-    pub list: u16,
-    /// Slots in use in that list.
-    pub count: u16,
-    /// The backend chosen for a new flow, and its id.
-    pub backend: Backend<A>,
-    /// Id of `backend`.
-    pub backend_id: u32,
+    /// The frontend that a new flow is for, and its backend.
+    pub choice: Choice<A>,
     /// Key of the entry that this packet is for.
     pub key: ConnKey<A>,
     /// The entry that this packet is for.
@@ -155,17 +147,12 @@ pub struct Work<A> {
     pub pair: Conn<A>,
     /// Key of another flow's entry.
     pub other_key: ConnKey<A>,
-    /// Who keeps a backend.
-    pub affinity_key: AffinityKey<A>,
 }
 
 impl<A: Address> Work<A>
 where
-    FrontendKey<A>: bytemuck::Zeroable,
-    Backend<A>: bytemuck::Zeroable,
     ConnKey<A>: bytemuck::Zeroable,
     Conn<A>: bytemuck::Zeroable,
-    AffinityKey<A>: bytemuck::Zeroable,
 {
     /// A record with nothing known.
     pub fn new() -> Self {
@@ -179,13 +166,7 @@ where
                 bridged: false,
                 side: Side::Destination,
             },
-            frontend_key: FrontendKey::zeroed(),
-            frontend: Frontend::default(),
-            scope: Scope::Pod,
-            list: 0,
-            count: 0,
-            backend: Backend::zeroed(),
-            backend_id: 0,
+            choice: Choice::new(),
             key: ConnKey::zeroed(),
             conn: Conn::zeroed(),
             table: Table::Established,
@@ -195,18 +176,14 @@ where
             pair_key: ConnKey::zeroed(),
             pair: Conn::zeroed(),
             other_key: ConnKey::zeroed(),
-            affinity_key: AffinityKey::zeroed(),
         }
     }
 }
 
 impl<A: Address> Default for Work<A>
 where
-    FrontendKey<A>: bytemuck::Zeroable,
-    Backend<A>: bytemuck::Zeroable,
     ConnKey<A>: bytemuck::Zeroable,
     Conn<A>: bytemuck::Zeroable,
-    AffinityKey<A>: bytemuck::Zeroable,
 {
     fn default() -> Self {
         Self::new()

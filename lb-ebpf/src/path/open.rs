@@ -6,8 +6,7 @@
 //! **Invariant:** no request entry exists without its reply entry.
 
 use lb_common::abi::{
-    Action, BackendFlags, Conn, ConnFlags, ConnKey, ConnState, FrontendFlags, Hook, Hop, Policy,
-    Scope, proto,
+    Action, BackendFlags, Conn, ConnFlags, ConnKey, ConnState, Hook, Hop, Policy, Scope, proto,
 };
 use lb_common::{Address as _, Family, Reason};
 
@@ -38,27 +37,32 @@ pub fn begin<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>) 
     }
 }
 
-/// Opens a flow through the frontend in `work.frontend`; its entry is in `work.conn` then.
+/// Opens a flow through the frontend in `work.choice.frontend`; its entry is in `work.conn` then.
 #[inline(always)]
 fn open<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>) -> Result<(), Reason> {
-    let service = work.frontend.service;
-    if let Err(reason) = admit(tables, work) {
+    let service = work.choice.frontend.service;
+    work.choice.scope = if tables.is_pod(&work.packet.source) {
+        Scope::Pod
+    } else {
+        Scope::External
+    };
+    if let Err(reason) = select::admit(tables, &mut work.choice, &work.packet.source) {
         tables.count_service(service, Dialled::Rejected);
         return Err(reason);
     }
-    note_version(tables, work);
-    let kept = affinity::kept_backend(tables, work);
+    work.version = select::version(tables, &work.choice, work.packet.proto);
+    let kept = affinity::kept_backend(tables, &mut work.choice, &work.packet.source);
     let position = if kept {
         0
     } else {
-        select::select_position(tables, work)
+        select::select_position(tables, &work.choice, &work.packet)
     };
     let mut attempt = 0;
     while attempt < ATTEMPTS {
-        let own_port =
-            attempt == 0 || !kept && attempt < BACKEND_ATTEMPTS && attempt < u32::from(work.count);
+        let own_port = attempt == 0
+            || !kept && attempt < BACKEND_ATTEMPTS && attempt < u32::from(work.choice.count);
         if !kept {
-            select::select_backend(tables, work, position, attempt)?;
+            select::select_backend(tables, &mut work.choice, position, attempt)?;
         }
         attempt += 1;
         let client_port = if own_port {
@@ -72,55 +76,12 @@ fn open<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>) -> Re
                 tables.count(Reason::SourcePortChanged);
             }
             ask_for_masquerade(tables, work);
-            affinity::keep(tables, work);
+            affinity::keep(tables, &work.choice, (work.conn.backend, work.conn.epoch));
             tables.count_service(service, Dialled::Opened);
             return Ok(());
         }
     }
     Err(Reason::NoSourcePort)
-}
-
-/// Finds out where the packet comes from and whether the frontend serves it at all.
-#[inline(always)]
-fn admit<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>) -> Result<(), Reason> {
-    work.scope = if tables.is_pod(&work.packet.source) {
-        Scope::Pod
-    } else {
-        Scope::External
-    };
-    if work.frontend.flags & FrontendFlags::SOURCE_RANGES != 0
-        && !tables.admits(work.frontend.service, &work.packet.source)
-    {
-        return Err(Reason::SourceRange);
-    }
-    select::choose_list(work);
-    if work.count != 0 {
-        return Ok(());
-    }
-    Err(
-        if work.frontend.policy(work.scope) & Policy::DROP_IF_EMPTY == 0 {
-            Reason::NoBackend
-        } else {
-            Reason::PolicyDrop
-        },
-    )
-}
-
-/// Notes the version at which a flow of UDP that begins now is right: that of the service, if the
-/// frontend is still the same after it was read, since what is looked up later is at least as new.
-#[inline(always)]
-fn note_version<F: Family, T: Tables<F>>(tables: &T, work: &mut Work<F::Addr>) {
-    work.version = 0;
-    if work.packet.proto != proto::UDP {
-        return;
-    }
-    let version = tables.version(work.frontend.service);
-    let same = tables.frontend(&work.frontend_key).is_some_and(|now| {
-        now.service == work.frontend.service && now.generation == work.frontend.generation
-    });
-    if same {
-        work.version = version;
-    }
 }
 
 /// Opens a flow that goes where it says, with another source port, because a flow through a
@@ -130,15 +91,15 @@ fn open_direct<F: Family, T: Tables<F>>(
     tables: &mut T,
     work: &mut Work<F::Addr>,
 ) -> Result<(), Reason> {
-    work.backend.service = 0;
-    work.backend.epoch = 0;
-    work.backend.address = work.packet.destination;
-    work.backend.port = work.packet.destination_port;
-    work.backend.flags = BackendFlags::ON_THIS_NODE;
-    work.backend_id = 0;
-    work.frontend.generation = 0;
-    work.frontend.pod_policy = 0;
-    work.scope = Scope::Pod;
+    work.choice.backend.service = 0;
+    work.choice.backend.epoch = 0;
+    work.choice.backend.address = work.packet.destination;
+    work.choice.backend.port = work.packet.destination_port;
+    work.choice.backend.flags = BackendFlags::ON_THIS_NODE;
+    work.choice.backend_id = 0;
+    work.choice.frontend.generation = 0;
+    work.choice.frontend.pod_policy = 0;
+    work.choice.scope = Scope::Pod;
     work.version = 0;
     let mut attempt = 0;
     while attempt < BACKEND_ATTEMPTS {
@@ -170,19 +131,19 @@ fn prepare<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>, cl
     let packet = &work.packet;
     work.conn = Conn::new(
         Action::Dnat,
-        (work.backend.address, work.backend.port),
+        (work.choice.backend.address, work.choice.backend.port),
         client_port,
         now,
     );
-    work.conn.service = work.backend.service;
-    work.conn.backend = work.backend_id;
-    work.conn.epoch = work.backend.epoch;
-    work.conn.generation = work.frontend.generation;
+    work.conn.service = work.choice.backend.service;
+    work.conn.backend = work.choice.backend_id;
+    work.conn.epoch = work.choice.backend.epoch;
+    work.conn.generation = work.choice.frontend.generation;
     work.conn.flags = masquerade_flag(work);
     work.conn.validated = work.version;
     (work.conn.packets, work.conn.bytes[0]) = tables.size();
     work.pair_key = ConnKey::new(
-        (work.backend.address, work.backend.port),
+        (work.choice.backend.address, work.choice.backend.port),
         (packet.source, client_port),
         packet.proto,
         Hook::Egress,
@@ -205,9 +166,9 @@ fn prepare<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>, cl
 /// it would take the answer of its own address for a stranger's.
 #[inline(always)]
 fn masquerade_flag<A: lb_common::Address>(work: &Work<A>) -> u8 {
-    let policy = work.frontend.policy(work.scope);
-    let remote = work.backend.flags & BackendFlags::ON_THIS_NODE == 0;
-    let hairpin = work.backend.address.words() == work.packet.source.words();
+    let policy = work.choice.frontend.policy(work.choice.scope);
+    let remote = work.choice.backend.flags & BackendFlags::ON_THIS_NODE == 0;
+    let hairpin = work.choice.backend.address.words() == work.packet.source.words();
     let wanted =
         hairpin || policy & Policy::SNAT_ALWAYS != 0 || policy & Policy::SNAT_REMOTE != 0 && remote;
     u8::from(wanted) * ConnFlags::MASQUERADED
@@ -242,8 +203,8 @@ fn ask_for_masquerade<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F
 #[inline(never)]
 fn claim<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>) -> Claim {
     // Who reaches itself from the very port that it serves: both directions would look the same.
-    if work.backend.port == work.conn.client_port
-        && work.backend.address.words() == work.packet.source.words()
+    if work.choice.backend.port == work.conn.client_port
+        && work.choice.backend.address.words() == work.packet.source.words()
     {
         return Claim::Taken;
     }
@@ -265,8 +226,8 @@ fn claim<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>) -> C
         tables.remove_conn(Table::HalfOpen, &work.pair_key);
         return Claim::Taken;
     }
-    if work.backend_id != 0 && work.conn.flags & ConnFlags::MASQUERADED == 0 {
-        match tables.next_hop(&work.backend.address) {
+    if work.choice.backend_id != 0 && work.conn.flags & ConnFlags::MASQUERADED == 0 {
+        match tables.next_hop(&work.choice.backend.address) {
             NextHop::Routed => {}
             NextHop::Unresolved => work.conn.hop = Hop::Unresolved as u8,
             NextHop::Bridged(address) => {

@@ -6,10 +6,10 @@
 //! **Invariant:** TCP that neither opens a connection nor has an entry goes to the stack, so
 //! connections that something else translates live on.
 
-use lb_common::abi::{Action, ConnFlags, ConnKey, ConnState, FrontendKey, Hook, proto};
+use lb_common::abi::{Action, ConnFlags, ConnKey, ConnState, Hook, proto};
 use lb_common::{Family, Reason};
 
-use super::{Outcome, Work, flow};
+use super::{Outcome, Work, flow, select};
 use crate::packet::tcp;
 use crate::tables::{Table, Tables};
 
@@ -23,7 +23,7 @@ enum Step {
     Direct,
     /// Its entry is in `work.conn`.
     Apply,
-    /// A flow through the frontend in `work.frontend` begins.
+    /// A flow through the frontend in `work.choice.frontend` begins.
     Open,
     /// A flow that needs another source port begins.
     OpenDirect,
@@ -128,12 +128,12 @@ fn opening<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>) ->
 #[inline(always)]
 fn look_up_frontend<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>) -> bool {
     let packet = &work.packet;
-    work.frontend_key = FrontendKey::new(packet.destination, packet.destination_port, packet.proto);
-    let Some(frontend) = tables.frontend(&work.frontend_key) else {
-        return false;
-    };
-    work.frontend.take_over(frontend);
-    true
+    select::look_up(
+        tables,
+        &mut work.choice,
+        (packet.destination, packet.destination_port),
+        packet.proto,
+    )
 }
 
 /// Whether the packet belongs to the flow in `work.conn` and that flow keeps its backend; otherwise
@@ -147,8 +147,8 @@ fn may_continue<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr
     // A connection of TCP being opened keeps its backend through a change of the frontend: a SYN
     // sent twice must not reach two backends.
     let current = work.packet.proto != proto::UDP
-        || (work.conn.generation == work.frontend.generation
-            && work.conn.service == work.frontend.service);
+        || (work.conn.generation == work.choice.frontend.generation
+            && work.conn.service == work.choice.frontend.service);
     if alive && current && !over && has_reply(tables, work) {
         return true;
     }

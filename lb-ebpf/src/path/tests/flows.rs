@@ -243,13 +243,13 @@ mod case {
         // The path took its copy of the frontend before the agent shrank the list to one.
         let mut work = F::work();
         let key = lb_common::abi::FrontendKey::new(frontend.0, frontend.1, TCP);
-        work.frontend_key = key;
-        work.frontend = world.frontends[&key];
-        super::super::super::select::choose_list(&mut work);
+        work.choice.frontend_key = key;
+        work.choice.frontend = world.frontends[&key];
+        super::super::super::select::choose_list(&mut work.choice);
         world.frontends.get_mut(&key).unwrap().cluster_count = 1;
         world.slots.remove(&SlotKey::cluster(1, 1));
-        super::super::super::select::select_backend(&mut world, &mut work, 1, 0).unwrap();
-        assert_eq!(work.backend.address, F::address(BACKENDS, 1));
+        super::super::super::select::select_backend(&mut world, &mut work.choice, 1, 0).unwrap();
+        assert_eq!(work.choice.backend.address, F::address(BACKENDS, 1));
     }
 
     pub(super) fn a_policy_of_this_node_only_chooses_from_its_own_list<F: Made>() {

@@ -164,16 +164,16 @@ mod case {
         let key = FrontendKey::new(frontend.0, PORT, TCP);
         // What a lookup that is under way has read of the frontend; the table is gone since.
         let mut work = F::work();
-        work.frontend_key = key;
-        work.frontend = world.frontends[&key];
+        work.choice.frontend_key = key;
+        work.choice.frontend = world.frontends[&key];
         world.slots.retain(|key, _| key.list < List::TABLES);
         world.frontends.get_mut(&key).unwrap().table_size = 0;
-        crate::path::select::choose_list(&mut work);
+        crate::path::select::choose_list(&mut work.choice);
         let position = u64::MAX / 3;
-        crate::path::select::select_backend(&mut world, &mut work, position, 0).unwrap();
+        crate::path::select::select_backend(&mut world, &mut work.choice, position, 0).unwrap();
         assert!(
             PODS.map(|pod| 100 + u32::from(pod))
-                .contains(&work.backend_id)
+                .contains(&work.choice.backend_id)
         );
     }
 

@@ -13,7 +13,7 @@ use lb_common::{Family, Reason};
 pub(super) use super::made::{BACKENDS, CLIENTS, FRONTENDS, Made, PORT, TARGET};
 use crate::packet::Packet;
 use crate::path::{self, Side, Work, begin, begin_reply, reply, request};
-use crate::tables::{Dialled, InsertError, NextHop, Table, Tables};
+use crate::tables::{Dialled, InsertError, Lookup, NextHop, Table, Tables};
 
 /// (address, port).
 pub(super) type End<F> = (<F as Family>::Addr, u16);
@@ -239,7 +239,7 @@ impl<F: Made> World<F> {
     }
 }
 
-impl<F: Made> Tables<F> for World<F> {
+impl<F: Made> Lookup<F> for World<F> {
     fn frontend(&self, key: &FrontendKey<F::Addr>) -> Option<&Frontend> {
         self.frontends.get(key)
     }
@@ -255,6 +255,52 @@ impl<F: Made> Tables<F> for World<F> {
         *cursor = cursor.wrapping_add(1);
         position
     }
+    fn version(&self, _service: u32) -> u32 {
+        self.version
+    }
+    fn affinity(&self, key: &AffinityKey<F::Addr>) -> Option<&Affinity> {
+        self.affinities.get(key)
+    }
+    fn keep_affinity(&mut self, key: &AffinityKey<F::Addr>, affinity: &Affinity) {
+        self.affinities.insert(*key, *affinity);
+    }
+    fn admits(&self, service: u32, source: &F::Addr) -> bool {
+        self.admitted.contains(&(service, *source))
+    }
+    fn prefix(&self, table: u32, address: &F::Addr) -> Option<&F::Addr> {
+        // Whole addresses, or everything.
+        let prefixes = self.prefixes.get(&table)?;
+        prefixes
+            .get(&Some(*address))
+            .or_else(|| prefixes.get(&None))
+    }
+    fn now(&self) -> u32 {
+        self.now
+    }
+    fn ticks_per_second(&self) -> u32 {
+        250
+    }
+    fn random(&mut self) -> u32 {
+        // A linear congruential generator: any numbers do, the same ones every time.
+        self.random = self
+            .random
+            .wrapping_mul(1_664_525)
+            .wrapping_add(1_013_904_223);
+        self.randoms.pop().unwrap_or(self.random >> 8)
+    }
+    fn count(&mut self, reason: Reason) {
+        *self.counts.entry(reason).or_default() += 1;
+    }
+    fn count_service(&mut self, service: u32, what: Dialled) {
+        let stats = self.stats.entry(service).or_default();
+        match what {
+            Dialled::Opened => stats.opened += 1,
+            Dialled::Rejected => stats.rejected += 1,
+        }
+    }
+}
+
+impl<F: Made> Tables<F> for World<F> {
     fn may_be_known(&self, key: &ConnKey<F::Addr>) -> bool {
         // As seldom as it may be.
         let is_for = |frontend: &FrontendKey<F::Addr>| {
@@ -345,25 +391,6 @@ impl<F: Made> Tables<F> for World<F> {
             conn.validated = version;
         }
     }
-    fn version(&self, _service: u32) -> u32 {
-        self.version
-    }
-    fn affinity(&self, key: &AffinityKey<F::Addr>) -> Option<&Affinity> {
-        self.affinities.get(key)
-    }
-    fn keep_affinity(&mut self, key: &AffinityKey<F::Addr>, affinity: &Affinity) {
-        self.affinities.insert(*key, *affinity);
-    }
-    fn admits(&self, service: u32, source: &F::Addr) -> bool {
-        self.admitted.contains(&(service, *source))
-    }
-    fn prefix(&self, table: u32, address: &F::Addr) -> Option<&F::Addr> {
-        // Whole addresses, or everything.
-        let prefixes = self.prefixes.get(&table)?;
-        prefixes
-            .get(&Some(*address))
-            .or_else(|| prefixes.get(&None))
-    }
     fn is_pod(&self, _source: &F::Addr) -> bool {
         self.from_pod
     }
@@ -392,34 +419,10 @@ impl<F: Made> Tables<F> for World<F> {
     fn has_own_socket(&self, key: &ConnKey<F::Addr>) -> bool {
         self.sockets.contains(key)
     }
-    fn now(&self) -> u32 {
-        self.now
-    }
-    fn ticks_per_second(&self) -> u32 {
-        250
-    }
-    fn random(&mut self) -> u32 {
-        // A linear congruential generator: any numbers do, the same ones every time.
-        self.random = self
-            .random
-            .wrapping_mul(1_664_525)
-            .wrapping_add(1_013_904_223);
-        self.randoms.pop().unwrap_or(self.random >> 8)
-    }
     fn has_direct_socket(&self, reply: &ConnKey<F::Addr>) -> bool {
         self.sockets.contains(reply)
     }
     fn next_hop(&self, _destination: &F::Addr) -> NextHop {
         self.next_hop
-    }
-    fn count(&mut self, reason: Reason) {
-        *self.counts.entry(reason).or_default() += 1;
-    }
-    fn count_service(&mut self, service: u32, what: Dialled) {
-        let stats = self.stats.entry(service).or_default();
-        match what {
-            Dialled::Opened => stats.opened += 1,
-            Dialled::Rejected => stats.rejected += 1,
-        }
     }
 }

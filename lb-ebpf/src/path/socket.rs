@@ -1,0 +1,348 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! Sockets: another address in the place of the one that is dialled, before there is any packet.
+//!
+//! A process of the node sends no packet through the hooks of its pods' devices, so it is served where
+//! it says whom it wants to talk to. Nothing is left to do for its packets then.
+//! **Invariant:** the frontend, its policy and the backend are found by the code that packets use
+//! (`select.rs`, `affinity.rs`); only what a socket is told is kept here.
+
+use lb_common::abi::{FrontendFlags, Kind, Policy, PrefixTable, Scope, SocketKey, SocketPeer, Way};
+use lb_common::{Address, Family, Reason};
+
+use super::select::Choice;
+use super::{affinity, select};
+use crate::packet::Packet;
+use crate::tables::{Caller, Dialled, Sockets};
+
+/// What becomes of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Not ours: go on untouched.
+    Pass,
+    /// Go on with the peer that the call holds now.
+    Changed,
+    /// Ours, and it cannot be served.
+    Refused(Reason),
+}
+
+/// A call of a socket.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Call<A> {
+    /// The peer that it names; the one to go on with after [`Verdict::Changed`].
+    pub address: A,
+    /// The peer's port, host order.
+    pub port: u16,
+    /// Protocol number of IANA.
+    pub proto: u8,
+    /// Where the peer of a packet would be, by `choice`.
+    pub choice: Choice<A>,
+    /// The tuple as a packet would have it, as far as it is known.
+    pub packet: Packet<A>,
+    /// Key of the entry that leads back.
+    pub back: SocketKey<A>,
+    /// Key of the entry that leads there.
+    pub there: SocketKey<A>,
+    /// The entry that is written.
+    pub peer: SocketPeer<A>,
+}
+
+impl<A: Address> Call<A> {
+    /// A call that names this peer.
+    #[inline(always)]
+    pub fn new(address: A, port: u16, proto: u8) -> Self {
+        Self {
+            address,
+            port,
+            proto,
+            choice: Choice::new(),
+            packet: Packet::new(),
+            back: SocketKey::new(0, (A::ZERO, 0), 0, Way::Back),
+            there: SocketKey::new(0, (A::ZERO, 0), 0, Way::There),
+            peer: SocketPeer::new((A::ZERO, 0)),
+        }
+    }
+}
+
+/// A socket connects: TCP, or UDP that names its peer once.
+#[inline(always)]
+pub fn connect<F: Family, T: Sockets<F>>(tables: &mut T, call: &mut Call<F::Addr>) -> Verdict {
+    if !tables.is_frontend_port(call.port, call.proto) {
+        return Verdict::Pass;
+    }
+    let Some(caller) = tables.caller() else {
+        return Verdict::Pass;
+    };
+    if !is_served(tables, call, caller) {
+        return Verdict::Pass;
+    }
+    match choose(tables, call, caller) {
+        Ok(()) => {
+            change(tables, call);
+            Verdict::Changed
+        }
+        Err(reason) => Verdict::Refused(reason),
+    }
+}
+
+/// A datagram names its peer: it goes to the backend that earlier ones of this socket went to, as long
+/// as that is right, as packets of one flow do.
+#[inline(always)]
+pub fn send<F: Family, T: Sockets<F>>(tables: &mut T, call: &mut Call<F::Addr>) -> Verdict {
+    if !tables.is_frontend_port(call.port, call.proto) {
+        return Verdict::Pass;
+    }
+    let Some(caller) = tables.caller() else {
+        return Verdict::Pass;
+    };
+    call.there = SocketKey::new(
+        tables.cookie(),
+        (call.address, call.port),
+        call.proto,
+        Way::There,
+    );
+    let known = recall(tables, call);
+    if known && is_still_right(tables, call) {
+        return Verdict::Changed;
+    }
+    if !is_served(tables, call, caller) {
+        return Verdict::Pass;
+    }
+    if known && may_continue(tables, call) {
+        return Verdict::Changed;
+    }
+    match choose(tables, call, caller) {
+        Ok(()) => {
+            if known {
+                tables.count(Reason::Reselected);
+            }
+            if tables.keep_peer(&call.there, &call.peer).is_err() {
+                tables.count(Reason::SocketUntracked);
+            }
+            change(tables, call);
+            Verdict::Changed
+        }
+        Err(reason) => Verdict::Refused(reason),
+    }
+}
+
+/// The peer that a socket is shown, in an answer or when it asks for its peer: the frontend that it
+/// asked for.
+#[inline(always)]
+pub fn shown<F: Family, T: Sockets<F>>(tables: &mut T, call: &mut Call<F::Addr>) -> Verdict {
+    call.back = SocketKey::new(
+        tables.cookie(),
+        (call.address, call.port),
+        call.proto,
+        Way::Back,
+    );
+    let Some(peer) = tables.peer(&call.back) else {
+        return Verdict::Pass;
+    };
+    call.address = F::Addr::from_words(peer.address.words());
+    call.port = peer.port;
+    Verdict::Changed
+}
+
+/// Puts what an earlier datagram of this socket to this frontend was told into the call.
+#[inline(always)]
+fn recall<F: Family, T: Sockets<F>>(tables: &T, call: &mut Call<F::Addr>) -> bool {
+    let Some(peer) = tables.peer(&call.there) else {
+        return false;
+    };
+    call.peer.take_over(peer);
+    true
+}
+
+/// Whether nothing of the service has changed since the peer in the call was found to be right, and the
+/// socket has not been silent towards it for long. The call goes on to it then.
+#[inline(always)]
+fn is_still_right<F: Family, T: Sockets<F>>(tables: &mut T, call: &mut Call<F::Addr>) -> bool {
+    let version = tables.version(call.peer.service);
+    if version == 0 || version != call.peer.validated {
+        return false;
+    }
+    let now = tables.now();
+    let age = now.wrapping_sub(call.peer.last_used);
+    if age >= tables.ticks_per_second() {
+        if is_idle(tables, age) {
+            return false;
+        }
+        touch(tables, call, now, version);
+    }
+    go_on(call);
+    true
+}
+
+/// Whether the peer in the call is still what its frontend would have chosen from, by the same rule
+/// as a flow of UDP. The call goes on to it then.
+#[inline(always)]
+fn may_continue<F: Family, T: Sockets<F>>(tables: &mut T, call: &mut Call<F::Addr>) -> bool {
+    // ORDER: before the tables that it stands for.
+    let version = tables.version(call.peer.service);
+    let now = tables.now();
+    let alive = tables.backend(call.peer.backend).is_some_and(|backend| {
+        backend.epoch == call.peer.epoch && backend.service == call.peer.service
+    });
+    let frontend = tables.frontend(&call.choice.frontend_key);
+    let current = frontend.is_some_and(|frontend| {
+        frontend.generation == call.peer.generation && frontend.service == call.peer.service
+    });
+    if !alive || !current || is_idle(tables, now.wrapping_sub(call.peer.last_used)) {
+        return false;
+    }
+    touch(tables, call, now, version);
+    go_on(call);
+    true
+}
+
+#[inline(always)]
+fn is_idle<F: Family, T: Sockets<F>>(tables: &T, age: u32) -> bool {
+    age >= tables.idle_secs().wrapping_mul(tables.ticks_per_second())
+}
+
+/// Notes that the peer in the call is used, and sees to it that there is a way back: the entry may have
+/// given way to others.
+#[inline(always)]
+fn touch<F: Family, T: Sockets<F>>(
+    tables: &mut T,
+    call: &mut Call<F::Addr>,
+    now: u32,
+    version: u32,
+) {
+    tables.touch_peer(&call.there, now, version);
+    let (address, port) = (call.peer.address, call.peer.port);
+    write_back(tables, call, (address, port), now);
+}
+
+/// The call goes on with the peer that it holds.
+#[inline(always)]
+fn go_on<A: Address>(call: &mut Call<A>) {
+    call.address = A::from_words(call.peer.address.words());
+    call.port = call.peer.port;
+}
+
+/// Finds the frontend that the call is for, and whether it is served at the socket at all.
+///
+/// At loopback addresses and the unspecified one, which the kernel takes for loopback, only node ports
+/// are, those of the address that stands for loopback. A pod's socket that must be masqueraded, or
+/// whose unknown address would decide, is left to the hooks that its packets pass.
+#[inline(always)]
+fn is_served<F: Family, T: Sockets<F>>(
+    tables: &T,
+    call: &mut Call<F::Addr>,
+    caller: Caller,
+) -> bool {
+    let mut at = call.address;
+    let loopback = at.is_loopback_or_unspecified();
+    if loopback {
+        let Some(address) = tables.prefix(PrefixTable::LOOPBACK, &at) else {
+            return false;
+        };
+        at = F::Addr::from_words(address.words());
+    }
+    if !select::look_up(tables, &mut call.choice, (at, call.port), call.proto) {
+        return false;
+    }
+    let frontend = &call.choice.frontend;
+    match caller {
+        Caller::Node => !loopback || frontend.kind == Kind::NodePort as u8,
+        Caller::Pod(_) => {
+            !loopback
+                && frontend.flags & FrontendFlags::SOURCE_RANGES == 0
+                && frontend.policy(Scope::Pod) & Policy::SNAT_ALWAYS == 0
+        }
+    }
+}
+
+/// Chooses a backend for the call's frontend.
+#[inline(always)]
+fn choose<F: Family, T: Sockets<F>>(
+    tables: &mut T,
+    call: &mut Call<F::Addr>,
+    caller: Caller,
+) -> Result<(), Reason> {
+    let service = call.choice.frontend.service;
+    identify(tables, call, caller);
+    if let Err(reason) = select::admit(tables, &mut call.choice, &call.packet.source) {
+        tables.count_service(service, Dialled::Rejected);
+        return Err(reason);
+    }
+    let version = select::version(tables, &call.choice, call.proto);
+    if !affinity::kept_backend(tables, &mut call.choice, &call.packet.source) {
+        let position = select::select_position(tables, &call.choice, &call.packet);
+        select::select_backend(tables, &mut call.choice, position, 0)?;
+    }
+    let now = tables.now();
+    let choice = &call.choice;
+    call.peer = SocketPeer::new((choice.backend.address, choice.backend.port));
+    call.peer.service = service;
+    call.peer.generation = choice.frontend.generation;
+    call.peer.backend = choice.backend_id;
+    call.peer.epoch = choice.backend.epoch;
+    call.peer.validated = version;
+    call.peer.last_used = now;
+    affinity::keep(tables, choice, (choice.backend_id, choice.backend.epoch));
+    tables.count_service(service, Dialled::Opened);
+    Ok(())
+}
+
+/// Works out what is known of the client: its scope, and the address that ranges, affinity and hashes
+/// go by. A socket of the node that is bound to none is known by the node's primary address.
+#[inline(always)]
+fn identify<F: Family, T: Sockets<F>>(tables: &T, call: &mut Call<F::Addr>, caller: Caller) {
+    let cookie = tables.cookie();
+    let bound = tables.bound();
+    let packet = &mut call.packet;
+    packet.destination = call.address;
+    packet.destination_port = call.port;
+    packet.proto = call.proto;
+    // The kernel chooses the port later; for hashes, one number is as good as another.
+    #[expect(clippy::cast_possible_truncation, reason = "any sixteen bits of it")]
+    let port = cookie as u16;
+    packet.source_port = port;
+    match caller {
+        Caller::Node => {
+            call.choice.scope = Scope::Node;
+            packet.source = bound;
+            if bound.is_loopback_or_unspecified()
+                && let Some(primary) = tables.prefix(PrefixTable::PRIMARY, &bound)
+            {
+                packet.source = F::Addr::from_words(primary.words());
+            }
+        }
+        Caller::Pod(netns) => {
+            call.choice.scope = Scope::Pod;
+            packet.source = F::Addr::from_number(netns);
+        }
+    }
+}
+
+/// The call goes on with the backend that was chosen, which leads back to what it named.
+#[inline(always)]
+fn change<F: Family, T: Sockets<F>>(tables: &mut T, call: &mut Call<F::Addr>) {
+    let (address, port) = (call.peer.address, call.peer.port);
+    let now = call.peer.last_used;
+    write_back(tables, call, (address, port), now);
+    call.address = address;
+    call.port = port;
+}
+
+/// Writes the entry that leads from a backend back to what the call names.
+#[inline(always)]
+fn write_back<F: Family, T: Sockets<F>>(
+    tables: &mut T,
+    call: &mut Call<F::Addr>,
+    backend: (F::Addr, u16),
+    now: u32,
+) {
+    call.back = SocketKey::new(tables.cookie(), backend, call.proto, Way::Back);
+    let there = call.peer;
+    call.peer.address = call.address;
+    call.peer.port = call.port;
+    call.peer.last_used = now;
+    if tables.keep_peer(&call.back, &call.peer).is_err() {
+        tables.count(Reason::SocketUntracked);
+    }
+    call.peer = there;
+}
