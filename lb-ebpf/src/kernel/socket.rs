@@ -105,7 +105,7 @@ impl Socket {
         match verdict {
             Verdict::Pass => GO_ON,
             Verdict::Changed => {
-                self.set_peer(call.address.words(), call.port);
+                self.set_peer(call.peer.address.words(), call.peer.port);
                 GO_ON
             }
             Verdict::Refused(reason) => {

@@ -25,40 +25,32 @@ pub enum Verdict {
     Refused(Reason),
 }
 
-/// A call of a socket.
+/// A call of a socket. It lives on the stack, so nothing is in it twice.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Call<A> {
-    /// The peer that it names; the one to go on with after [`Verdict::Changed`].
-    pub address: A,
-    /// The peer's port, host order.
-    pub port: u16,
-    /// Protocol number of IANA.
-    pub proto: u8,
-    /// Where the peer of a packet would be, by `choice`.
-    pub choice: Choice<A>,
-    /// The tuple as a packet would have it, as far as it is known.
+    /// The peer that it names as destination, and as source what is known of the client.
     pub packet: Packet<A>,
-    /// Key of the entry that leads back.
-    pub back: SocketKey<A>,
-    /// Key of the entry that leads there.
-    pub there: SocketKey<A>,
-    /// The entry that is written.
+    /// The frontend that the call is for, and its backend.
+    pub choice: Choice<A>,
+    /// Key of the entry that is read or written.
+    pub key: SocketKey<A>,
+    /// What the socket is told: the peer to go on with after [`Verdict::Changed`].
     pub peer: SocketPeer<A>,
 }
 
 impl<A: Address> Call<A> {
-    /// A call that names this peer.
+    /// A call that names this peer; the port in host order.
     #[inline(always)]
     pub fn new(address: A, port: u16, proto: u8) -> Self {
+        let mut packet = Packet::new();
+        packet.destination = address;
+        packet.destination_port = port;
+        packet.proto = proto;
         Self {
-            address,
-            port,
-            proto,
+            packet,
             choice: Choice::new(),
-            packet: Packet::new(),
-            back: SocketKey::new(0, (A::ZERO, 0), 0, Way::Back),
-            there: SocketKey::new(0, (A::ZERO, 0), 0, Way::There),
+            key: SocketKey::new(0, (A::ZERO, 0), 0, Way::There),
             peer: SocketPeer::new((A::ZERO, 0)),
         }
     }
@@ -67,7 +59,7 @@ impl<A: Address> Call<A> {
 /// A socket connects: TCP, or UDP that names its peer once.
 #[inline(always)]
 pub fn connect<F: Family, T: Sockets<F>>(tables: &mut T, call: &mut Call<F::Addr>) -> Verdict {
-    if !tables.is_frontend_port(call.port, call.proto) {
+    if !tables.is_frontend_port(call.packet.destination_port, call.packet.proto) {
         return Verdict::Pass;
     }
     let Some(caller) = tables.caller() else {
@@ -78,7 +70,7 @@ pub fn connect<F: Family, T: Sockets<F>>(tables: &mut T, call: &mut Call<F::Addr
     }
     match choose(tables, call, caller) {
         Ok(()) => {
-            change(tables, call);
+            write_back(tables, call);
             Verdict::Changed
         }
         Err(reason) => Verdict::Refused(reason),
@@ -89,18 +81,13 @@ pub fn connect<F: Family, T: Sockets<F>>(tables: &mut T, call: &mut Call<F::Addr
 /// as that is right, as packets of one flow do.
 #[inline(always)]
 pub fn send<F: Family, T: Sockets<F>>(tables: &mut T, call: &mut Call<F::Addr>) -> Verdict {
-    if !tables.is_frontend_port(call.port, call.proto) {
+    if !tables.is_frontend_port(call.packet.destination_port, call.packet.proto) {
         return Verdict::Pass;
     }
     let Some(caller) = tables.caller() else {
         return Verdict::Pass;
     };
-    call.there = SocketKey::new(
-        tables.cookie(),
-        (call.address, call.port),
-        call.proto,
-        Way::There,
-    );
+    name(tables, call, Way::There);
     let known = recall(tables, call);
     if known && is_still_right(tables, call) {
         return Verdict::Changed;
@@ -116,10 +103,8 @@ pub fn send<F: Family, T: Sockets<F>>(tables: &mut T, call: &mut Call<F::Addr>) 
             if known {
                 tables.count(Reason::Reselected);
             }
-            if tables.keep_peer(&call.there, &call.peer).is_err() {
-                tables.count(Reason::SocketUntracked);
-            }
-            change(tables, call);
+            keep(tables, call);
+            write_back(tables, call);
             Verdict::Changed
         }
         Err(reason) => Verdict::Refused(reason),
@@ -130,24 +115,26 @@ pub fn send<F: Family, T: Sockets<F>>(tables: &mut T, call: &mut Call<F::Addr>) 
 /// asked for.
 #[inline(always)]
 pub fn shown<F: Family, T: Sockets<F>>(tables: &mut T, call: &mut Call<F::Addr>) -> Verdict {
-    call.back = SocketKey::new(
-        tables.cookie(),
-        (call.address, call.port),
-        call.proto,
-        Way::Back,
-    );
-    let Some(peer) = tables.peer(&call.back) else {
-        return Verdict::Pass;
-    };
-    call.address = F::Addr::from_words(peer.address.words());
-    call.port = peer.port;
-    Verdict::Changed
+    name(tables, call, Way::Back);
+    if recall(tables, call) {
+        Verdict::Changed
+    } else {
+        Verdict::Pass
+    }
 }
 
-/// Puts what an earlier datagram of this socket to this frontend was told into the call.
+/// Makes the key of the entry for the peer that the call names.
+#[inline(always)]
+fn name<F: Family, T: Sockets<F>>(tables: &T, call: &mut Call<F::Addr>, way: Way) {
+    let packet = &call.packet;
+    let peer = (packet.destination, packet.destination_port);
+    call.key = SocketKey::new(tables.cookie(), peer, packet.proto, way);
+}
+
+/// Puts what this socket was told in the place of the peer in `call.key` into the call.
 #[inline(always)]
 fn recall<F: Family, T: Sockets<F>>(tables: &T, call: &mut Call<F::Addr>) -> bool {
-    let Some(peer) = tables.peer(&call.there) else {
+    let Some(peer) = tables.peer(&call.key) else {
         return false;
     };
     call.peer.take_over(peer);
@@ -155,7 +142,7 @@ fn recall<F: Family, T: Sockets<F>>(tables: &T, call: &mut Call<F::Addr>) -> boo
 }
 
 /// Whether nothing of the service has changed since the peer in the call was found to be right, and the
-/// socket has not been silent towards it for long. The call goes on to it then.
+/// socket has not been silent towards it for long.
 #[inline(always)]
 fn is_still_right<F: Family, T: Sockets<F>>(tables: &mut T, call: &mut Call<F::Addr>) -> bool {
     let version = tables.version(call.peer.service);
@@ -170,12 +157,11 @@ fn is_still_right<F: Family, T: Sockets<F>>(tables: &mut T, call: &mut Call<F::A
         }
         touch(tables, call, now, version);
     }
-    go_on(call);
     true
 }
 
 /// Whether the peer in the call is still what its frontend would have chosen from, by the same rule
-/// as a flow of UDP. The call goes on to it then.
+/// as a flow of UDP.
 #[inline(always)]
 fn may_continue<F: Family, T: Sockets<F>>(tables: &mut T, call: &mut Call<F::Addr>) -> bool {
     // ORDER: before the tables that it stands for.
@@ -192,7 +178,6 @@ fn may_continue<F: Family, T: Sockets<F>>(tables: &mut T, call: &mut Call<F::Add
         return false;
     }
     touch(tables, call, now, version);
-    go_on(call);
     true
 }
 
@@ -210,16 +195,9 @@ fn touch<F: Family, T: Sockets<F>>(
     now: u32,
     version: u32,
 ) {
-    tables.touch_peer(&call.there, now, version);
-    let (address, port) = (call.peer.address, call.peer.port);
-    write_back(tables, call, (address, port), now);
-}
-
-/// The call goes on with the peer that it holds.
-#[inline(always)]
-fn go_on<A: Address>(call: &mut Call<A>) {
-    call.address = A::from_words(call.peer.address.words());
-    call.port = call.peer.port;
+    tables.touch_peer(&call.key, now, version);
+    call.peer.last_used = now;
+    write_back(tables, call);
 }
 
 /// Finds the frontend that the call is for, and whether it is served at the socket at all.
@@ -233,7 +211,8 @@ fn is_served<F: Family, T: Sockets<F>>(
     call: &mut Call<F::Addr>,
     caller: Caller,
 ) -> bool {
-    let mut at = call.address;
+    let packet = &call.packet;
+    let mut at = packet.destination;
     let loopback = at.is_loopback_or_unspecified();
     if loopback {
         let Some(address) = tables.prefix(PrefixTable::LOOPBACK, &at) else {
@@ -241,7 +220,12 @@ fn is_served<F: Family, T: Sockets<F>>(
         };
         at = F::Addr::from_words(address.words());
     }
-    if !select::look_up(tables, &mut call.choice, (at, call.port), call.proto) {
+    if !select::look_up(
+        tables,
+        &mut call.choice,
+        (at, packet.destination_port),
+        packet.proto,
+    ) {
         return false;
     }
     let frontend = &call.choice.frontend;
@@ -268,7 +252,7 @@ fn choose<F: Family, T: Sockets<F>>(
         tables.count_service(service, Dialled::Rejected);
         return Err(reason);
     }
-    let version = select::version(tables, &call.choice, call.proto);
+    let version = select::version(tables, &call.choice, call.packet.proto);
     if !affinity::kept_backend(tables, &mut call.choice, &call.packet.source) {
         let position = select::select_position(tables, &call.choice, &call.packet);
         select::select_backend(tables, &mut call.choice, position, 0)?;
@@ -294,9 +278,6 @@ fn identify<F: Family, T: Sockets<F>>(tables: &T, call: &mut Call<F::Addr>, call
     let cookie = tables.cookie();
     let bound = tables.bound();
     let packet = &mut call.packet;
-    packet.destination = call.address;
-    packet.destination_port = call.port;
-    packet.proto = call.proto;
     // The kernel chooses the port later; for hashes, one number is as good as another.
     #[expect(clippy::cast_possible_truncation, reason = "any sixteen bits of it")]
     let port = cookie as u16;
@@ -318,31 +299,24 @@ fn identify<F: Family, T: Sockets<F>>(tables: &T, call: &mut Call<F::Addr>, call
     }
 }
 
-/// The call goes on with the backend that was chosen, which leads back to what it named.
+/// Writes the entry under `call.key`.
 #[inline(always)]
-fn change<F: Family, T: Sockets<F>>(tables: &mut T, call: &mut Call<F::Addr>) {
-    let (address, port) = (call.peer.address, call.peer.port);
-    let now = call.peer.last_used;
-    write_back(tables, call, (address, port), now);
-    call.address = address;
-    call.port = port;
-}
-
-/// Writes the entry that leads from a backend back to what the call names.
-#[inline(always)]
-fn write_back<F: Family, T: Sockets<F>>(
-    tables: &mut T,
-    call: &mut Call<F::Addr>,
-    backend: (F::Addr, u16),
-    now: u32,
-) {
-    call.back = SocketKey::new(tables.cookie(), backend, call.proto, Way::Back);
-    let there = call.peer;
-    call.peer.address = call.address;
-    call.peer.port = call.port;
-    call.peer.last_used = now;
-    if tables.keep_peer(&call.back, &call.peer).is_err() {
+fn keep<F: Family, T: Sockets<F>>(tables: &mut T, call: &Call<F::Addr>) {
+    if tables.keep_peer(&call.key, &call.peer).is_err() {
         tables.count(Reason::SocketUntracked);
     }
-    call.peer = there;
+}
+
+/// Writes the entry that leads from the backend in the call back to what the call names.
+#[inline(always)]
+fn write_back<F: Family, T: Sockets<F>>(tables: &mut T, call: &mut Call<F::Addr>) {
+    let (backend, port) = (call.peer.address, call.peer.port);
+    let packet = &call.packet;
+    call.key = SocketKey::new(tables.cookie(), (backend, port), packet.proto, Way::Back);
+    call.peer.address = F::Addr::from_words(packet.destination.words());
+    call.peer.port = packet.destination_port;
+    keep(tables, call);
+    // From the key, so that there is no third copy on the stack.
+    call.peer.address = F::Addr::from_words(call.key.address.words());
+    call.peer.port = port;
 }
