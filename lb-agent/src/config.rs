@@ -41,8 +41,7 @@ pub fn node_name(given: Option<&str>) -> Result<String, ConfigError> {
     Ok(name.trim().to_lowercase())
 }
 
-/// The cgroup for hooks at the socket, which are not there yet: as given, or the root of the cgroup
-/// v2 hierarchy. None if the host has no such hierarchy and none was asked for.
+/// The cgroup for hooks at the socket: as given, or the root of the cgroup v2 hierarchy. None if the host has no such hierarchy and none was asked for.
 pub fn cgroup(given: Option<&Path>) -> Result<Option<PathBuf>, ConfigError> {
     match given {
         // Version 1 has no cgroup.controllers.

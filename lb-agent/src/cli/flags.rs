@@ -6,11 +6,12 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::kernel::KernelArgs;
 use super::options::PlanningArgs;
 use crate::config;
+use crate::datapath::SocketLb;
 use crate::telemetry::LogFormat;
 
 /// The flags of `run`.
@@ -38,8 +39,11 @@ pub(super) struct RunArgs {
     /// Where to pin maps and programs, on a BPF file system.
     #[arg(long, value_name = "DIR", default_value = config::BPFFS_DEFAULT)]
     pub(super) bpffs: PathBuf,
-    /// A cgroup v2 folder, for a way in at the socket that is not there yet: it is checked and not
-    /// used [default: the root of the hierarchy].
+    /// Whose sockets are translated when they connect or send: processes of this node send nothing
+    /// through the devices of its pods, so without it they do not reach Services.
+    #[arg(long, value_enum, value_name = "MODE", default_value_t)]
+    pub(super) socket_lb: SocketLbName,
+    /// The cgroup v2 folder whose processes --socket-lb is about [default: the root of the hierarchy].
     #[arg(long, value_name = "DIR")]
     pub(super) cgroup: Option<PathBuf>,
     #[command(flatten)]
@@ -66,6 +70,29 @@ pub(super) struct RunArgs {
     /// How to write the log.
     #[arg(long, value_enum, default_value_t)]
     pub(super) log_format: LogFormat,
+}
+
+/// Whose sockets are translated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum SocketLbName {
+    /// Nobody's: this node's own processes do not reach Services.
+    Off,
+    /// Those of this node's processes and of its pods on the host network.
+    #[default]
+    Host,
+    /// Those of all pods too, which saves them the work for each packet; meshes, virtual machines and
+    /// NFS clients in pods may not bear it.
+    All,
+}
+
+impl From<SocketLbName> for SocketLb {
+    fn from(name: SocketLbName) -> Self {
+        match name {
+            SocketLbName::Off => Self::Off,
+            SocketLbName::Host => Self::Host,
+            SocketLbName::All => Self::All,
+        }
+    }
 }
 
 /// Where to listen, or nowhere.

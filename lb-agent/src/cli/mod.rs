@@ -138,13 +138,4 @@ mod tests {
             "u"
         ]));
     }
-
-    #[test]
-    fn help_says_that_the_cgroup_is_not_used_yet() {
-        let mut command = Cli::command();
-        let run = command.find_subcommand_mut("run").unwrap();
-        let cgroup = run.get_arguments().find(|arg| arg.get_id() == "cgroup");
-        let help = cgroup.unwrap().get_help().unwrap().to_string();
-        assert!(help.contains("checked and not used"), "{help}");
-    }
 }

@@ -65,6 +65,11 @@ pub(super) struct PlanningArgs {
     /// address of each family [default: all addresses of the node but loopback].
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     nodeport_addresses: Vec<String>,
+    /// Whether this node's own processes reach node ports at 127.0.0.1 and ::1 too. Ranges of
+    /// --nodeport-addresses that leave loopback out say no.
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set,
+          alias = "iptables-localhost-nodeports")]
+    localhost_nodeports: bool,
     /// Who answers at a cluster address that a device of this node has (other than kube-ipvs0).
     /// What is left to the host gets a warning on its Service.
     #[arg(long, value_enum, default_value_t)]
@@ -113,6 +118,7 @@ impl PlanningArgs {
                 LocalClusterIpsName::Host => LocalClusterIps::Host,
                 LocalClusterIpsName::Serve => LocalClusterIps::Serve,
             },
+            no_loopback_node_ports: !self.localhost_nodeports,
         };
         Ok(match self.parity {
             Some(Parity::KubeProxy) => options.kube_proxy_parity(),

@@ -21,7 +21,7 @@ use super::path_counters::PathCounters;
 use super::per_service::PerService;
 use super::remember::Memory;
 use super::source::Source;
-use crate::datapath::{Datapath, DatapathConfig, Learner, Managed, Patterns};
+use crate::datapath::{Datapath, DatapathConfig, Learner, Managed, Patterns, SocketConfig};
 
 use crate::notify::Supervisor;
 use crate::plan::ids::IdLimits;
@@ -47,7 +47,6 @@ pub(super) fn run(args: &RunArgs) -> Result<(), String> {
     }
     let node_name = config::node_name(args.node.as_deref()).map_err(|e| error_chain(&e))?;
     let cgroup = config::cgroup(args.cgroup.as_deref()).map_err(|e| error_chain(&e))?;
-    debug!(?cgroup, "socket hooks are not attached yet");
     let settings = Settings {
         node_name,
         options: args.planning.options()?,
@@ -59,15 +58,20 @@ pub(super) fn run(args: &RunArgs) -> Result<(), String> {
         .enable_all()
         .build()
         .map_err(|e| format!("start the runtime: {e}"))?;
-    runtime.block_on(serve(args, settings))
+    let sockets = SocketConfig {
+        mode: args.socket_lb.into(),
+        cgroup,
+    };
+    runtime.block_on(serve(args, settings, sockets))
 }
 
-async fn serve(args: &RunArgs, settings: Settings) -> Result<(), String> {
+async fn serve(args: &RunArgs, settings: Settings, sockets: SocketConfig) -> Result<(), String> {
     let mut stop = Stop::new().map_err(|e| format!("catch signals: {e}"))?;
     let supervisor = Supervisor::from_environment();
     let source = Source::find(args).await?;
     let mut datapath = DatapathConfig::new(&args.bpffs);
     args.kernel.apply(&mut datapath);
+    datapath.sockets = sockets;
     datapath.pods = pod_source(&settings.options.detect_local);
     datapath.patterns = Patterns {
         include: args.include_interfaces.clone(),

@@ -20,6 +20,7 @@ use nix::errno::Errno;
 use super::error::{DatapathError, os_error};
 use super::loader::program;
 use super::pins::{self, Pins};
+use super::sockets::{SocketHooks, SocketState};
 
 /// Where a program sits on a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -139,22 +140,35 @@ pub(super) struct Attacher {
     tcx: bool,
     /// Attach points that have the programs of `ebpf`.
     current: BTreeSet<(u32, Hook)>,
+    sockets: SocketHooks,
 }
 
 impl Attacher {
-    pub(super) fn new(ebpf: Ebpf, pins: Pins, tcx: bool) -> Self {
+    pub(super) fn new(ebpf: Ebpf, pins: Pins, tcx: bool, sockets: SocketHooks) -> Self {
         Self {
             ebpf,
             pins,
             tcx,
             current: BTreeSet::new(),
+            sockets,
         }
+    }
+
+    /// Sees to it that sockets are served as chosen; tells how many programs had to be put back.
+    pub(super) fn ensure_sockets(&mut self) -> u64 {
+        self.sockets.ensure(&mut self.ebpf, &self.pins)
+    }
+
+    /// How sockets are served.
+    pub(super) fn sockets(&self) -> &SocketState {
+        self.sockets.state()
     }
 
     /// From now on these are the programs to attach; what is attached stays until it is ensured.
     pub(super) fn renew(&mut self, ebpf: Ebpf) {
         self.ebpf = ebpf;
         self.current.clear();
+        self.sockets.renew();
     }
 
     /// True when some attach point may have an earlier program: by its pinned link, or by a filter
@@ -165,7 +179,7 @@ impl Attacher {
             let is_left = |hook| target.filters.ours(hook) && is_old(&(target.index, hook));
             [Hook::Ingress, Hook::Egress].into_iter().any(is_left)
         });
-        Ok(filters || self.pinned()?.iter().any(is_old))
+        Ok(filters || self.sockets.is_outdated() || self.pinned()?.iter().any(is_old))
     }
 
     /// Sees to it that the program of `hook` is on the device, once.

@@ -231,6 +231,8 @@ pub struct Managed {
     pub lacking: std::collections::BTreeSet<String>,
     /// The node's own addresses of more than local meaning.
     pub addresses: std::collections::BTreeSet<std::net::IpAddr>,
+    /// How sockets are served.
+    pub sockets: super::sockets::SocketState,
 }
 
 impl fmt::Display for Managed {

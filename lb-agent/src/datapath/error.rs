@@ -168,6 +168,22 @@ pub enum DatapathError {
         #[source]
         source: io::Error,
     },
+    /// A program could not be put at the sockets of a cgroup; it is tried again.
+    #[error("attach {name} to the cgroup")]
+    Hook {
+        /// The program.
+        name: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// A socket of the agent's own could not be used to find out its network namespace.
+    #[error("find out the agent's own network namespace by a socket")]
+    OwnSocket {
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
     /// A thread could not be started.
     #[error("start the thread that {what}")]
     Thread {

@@ -108,6 +108,7 @@ impl Follower {
         self.forget_strangers();
         self.write_own();
         let first_error = self.ensure(self.view.indices().collect());
+        self.attacher.ensure_sockets();
         self.drop_stale_tables();
         if let Some(error) = first_error
             && self.attached.is_empty()
@@ -218,10 +219,17 @@ impl Follower {
     /// Takes new programs over: devices that come have them at once, the others one by one.
     fn begin_switch(&mut self, switch: Switch) {
         self.attacher.renew(switch.programs);
+        self.ensure_sockets();
         self.outdated = self.attached.keys().copied().collect();
         self.outdated.extend(self.lacking.indices());
         self.switching = Some(switch.done);
         self.end_switch();
+    }
+
+    /// Sees to it that sockets are served as chosen.
+    fn ensure_sockets(&mut self) {
+        let repaired = self.attacher.ensure_sockets();
+        self.repairs.fetch_add(repaired, Ordering::Relaxed);
     }
 
     /// Replaces the programs of one device, so that other work need not wait for all of them.
@@ -367,6 +375,7 @@ impl Follower {
                 self.forget_strangers();
                 self.write_own();
                 self.ensure(devices);
+                self.ensure_sockets();
                 self.drop_stale_tables();
                 self.look_for_unsettled();
                 self.report();
@@ -441,6 +450,7 @@ impl Follower {
             devices,
             lacking,
             addresses: self.view.node_addresses(),
+            sockets: self.attacher.sockets().clone(),
         };
         let mut changed = false;
         self.managed.send_if_modified(|current| {

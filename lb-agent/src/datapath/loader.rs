@@ -25,7 +25,7 @@ use super::sizes::Sizes;
 use super::sweep::Timeouts;
 
 /// The programs, as `build.rs` compiled them.
-static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb-ebpf.o"));
+pub(super) static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb-ebpf.o"));
 
 /// The program that returns the low 32 bits of the kernel's jiffies; it is run, never attached.
 const CLOCK: &str = "lb_clock";
@@ -65,8 +65,23 @@ pub(super) struct Settings {
     mark: u32,
     by_mark: u32,
     ports: [u16; 8],
+    /// What the programs at sockets are told.
+    pub(super) sockets: SocketSettings,
     /// How long the entry of a datagram that no frontend's port shows may be silent, in seconds.
     unlisted_secs: u32,
+    /// How long a socket that is not connected keeps a backend that it does not send to, in seconds.
+    socket_idle_secs: u32,
+}
+
+/// What the programs at sockets are told.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct SocketSettings {
+    /// The cookie of the node's own network namespace; 0: not known.
+    pub(super) node_netns: u64,
+    /// Whether sockets in other namespaces are served as well.
+    pub(super) of_pods: bool,
+    /// Whether a program can choose the error that a socket gets.
+    pub(super) can_set_error: bool,
 }
 
 /// More than the rest between two passes of the sweeper.
@@ -83,6 +98,7 @@ const FEW_PORTS: u32 = 1000;
 pub(super) fn settings(
     config: &MasqueradeConfig,
     timeouts: Timeouts,
+    sockets: SocketSettings,
 ) -> Result<Settings, DatapathError> {
     let text = std::fs::read_to_string(LOCAL_PORTS).map_err(|source| DatapathError::Directory {
         what: "read",
@@ -115,6 +131,8 @@ pub(super) fn settings(
         mark: 1 << (config.mark_bit & 31),
         by_mark: u32::from(config.by_mark),
         ports: pool.words(),
+        sockets,
+        socket_idle_secs: timeouts.udp_stream,
         unlisted_secs: timeouts
             .udp
             .max(timeouts.udp_stream)
@@ -171,6 +189,12 @@ fn load_object(
     loader.override_global("MASQUERADE_BY_MARK", &settings.by_mark, true);
     loader.override_global("SNAT_PORTS", &settings.ports, true);
     loader.override_global("UNLISTED_SECS", &settings.unlisted_secs, true);
+    let sockets = settings.sockets;
+    let (of_pods, can_set_error) = (u32::from(sockets.of_pods), u32::from(sockets.can_set_error));
+    loader.override_global("NODE_NETNS", &sockets.node_netns, true);
+    loader.override_global("SOCKETS_OF_PODS", &of_pods, true);
+    loader.override_global("CAN_SET_ERROR", &can_set_error, true);
+    loader.override_global("SOCKET_IDLE_SECS", &settings.socket_idle_secs, true);
     for shape in shapes {
         let (path, entries) = match (larger.get(shape.name), shape.entries) {
             (Some(entries), _) => (pins.next(shape.name), Some(*entries)),

@@ -149,7 +149,7 @@ impl<'a> Masquerade<'a> {
     }
 }
 
-fn everything(family: IpFamily) -> Prefix {
+pub(super) fn everything(family: IpFamily) -> Prefix {
     let zero = match family {
         IpFamily::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         IpFamily::V6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),

@@ -30,6 +30,7 @@ mod ports;
 mod prefixes;
 mod shapes;
 mod sizes;
+mod sockets;
 mod sweep;
 mod traffic;
 mod versions;
@@ -52,6 +53,7 @@ use grow::Grower;
 use loader::Wanted;
 use maps::Ifaces;
 use prefixes::Prefixes;
+use sockets::SocketHooks;
 use sweep::Sweeper;
 
 use crate::model::cluster::ClusterFacts;
@@ -65,6 +67,7 @@ pub use maps::{Flows, KernelTables};
 pub use pins::Pins;
 pub use ports::{PortRange, SnatPorts};
 pub use sizes::{Size, Sizes};
+pub use sockets::{SocketConfig, SocketLb, SocketState, learn_netns_cookie, netns_cookie};
 pub use sweep::Timeouts;
 pub use traffic::{ServiceTraffic, Totals, Traffic};
 
@@ -89,6 +92,8 @@ pub struct DatapathConfig {
     pub patterns: Patterns,
     /// How pods of this node are told from other sources.
     pub pods: PodSource,
+    /// Whose sockets are served at the socket, and where.
+    pub sockets: SocketConfig,
     /// Use clsact filters even where the kernel has TCX.
     pub clsact_only: bool,
     /// Time between two audits of the attachments.
@@ -108,6 +113,7 @@ impl DatapathConfig {
             sizes: Sizes::default(),
             patterns: Patterns::default(),
             pods: PodSource::default(),
+            sockets: SocketConfig::default(),
             clsact_only: false,
             audit: Duration::from_secs(30),
         }
@@ -170,12 +176,13 @@ impl Datapath {
     /// start goes on from there.
     pub async fn start(config: &DatapathConfig) -> Result<Self, DatapathError> {
         let pins = Pins::prepare(&config.bpffs)?;
+        let (sockets, impossible) = sockets::prepare(&config.sockets);
         let wanted = Wanted {
             connections_max: config.connections_max,
             half_open_max: config.half_open_max,
             affinity_max: config.affinity_max,
             sizes: config.sizes,
-            settings: loader::settings(&config.masquerade, config.timeouts)?,
+            settings: loader::settings(&config.masquerade, config.timeouts, sockets)?,
         };
         let ebpf = loader::load(&pins, &wanted)?;
         let mut tables = KernelTables::open_pins(&pins)?;
@@ -189,11 +196,17 @@ impl Datapath {
             restored: ClusterFacts {
                 service_addresses: tables.service_addresses()?,
                 pod_ranges: None,
+                node: None,
             },
             cluster: told,
         };
         let follower = Follower::new(
-            Attacher::new(ebpf, pins.clone(), !config.clsact_only),
+            Attacher::new(
+                ebpf,
+                pins.clone(),
+                !config.clsact_only,
+                SocketHooks::new(config.sockets.clone(), impossible),
+            ),
             Ifaces::open(&pins)?,
             known,
             Rules {

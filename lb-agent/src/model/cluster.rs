@@ -16,4 +16,16 @@ pub struct ClusterFacts {
     /// Where this node's pods have their addresses; none while that is not known, and what was
     /// known before counts.
     pub pod_ranges: Option<Vec<Prefix>>,
+    /// By what addresses the node's own processes are known and served; none while that is not
+    /// known, and what was known before counts.
+    pub node: Option<NodeFacts>,
+}
+
+/// Addresses that matter for the node's own processes; the first of each family counts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeFacts {
+    /// What the node's processes are known by.
+    pub primary: Vec<IpAddr>,
+    /// Whose node ports they reach at loopback addresses too.
+    pub loopback: Vec<IpAddr>,
 }

@@ -4,7 +4,7 @@
 //! **Invariant:** the same for all Services. A change here is rare and plans all of them again.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use lb_common::abi::Algorithm;
 
@@ -144,9 +144,31 @@ pub struct PlanOptions {
     pub detect_local: DetectLocal,
     /// Who answers at cluster addresses that devices of this node have.
     pub local_cluster_ips: LocalClusterIps,
+    /// No node ports at loopback addresses, for the node's own processes.
+    pub no_loopback_node_ports: bool,
 }
 
 impl PlanOptions {
+    /// Those of the addresses with node ports that loopback stands for: all of a family in which
+    /// loopback has node ports, unless ranges for them leave it out.
+    pub fn loopback(&self, node_ports: &[IpAddr]) -> Vec<IpAddr> {
+        let has = |family| match &self.node_port_addresses {
+            _ if self.no_loopback_node_ports => false,
+            NodePortAddresses::All => true,
+            NodePortAddresses::Primary => false,
+            NodePortAddresses::Within(ranges) => {
+                let loopback = match family {
+                    IpFamily::V4 => IpAddr::V4(Ipv4Addr::LOCALHOST),
+                    IpFamily::V6 => IpAddr::V6(Ipv6Addr::LOCALHOST),
+                };
+                let mut of_family = ranges.iter().filter(|r| r.family() == family).peekable();
+                of_family.peek().is_none() || of_family.any(|range| range.contains(loopback))
+            }
+        };
+        let addresses = node_ports.iter().copied();
+        addresses.filter(|ip| has(IpFamily::of(*ip))).collect()
+    }
+
     /// The same without our deviations from kube-proxy.
     #[must_use]
     pub fn kube_proxy_parity(self) -> Self {

@@ -16,7 +16,7 @@ mod warnings;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use crate::model::cluster::ClusterFacts;
+use crate::model::cluster::{ClusterFacts, NodeFacts};
 use crate::model::endpoint::EndpointSlice;
 use crate::model::service::{Service, ServiceKey};
 use crate::model::snapshot::{Change, Object, ObjectRef, ServiceSnapshot, Update};
@@ -235,6 +235,10 @@ impl Reconciler {
         Some(ClusterFacts {
             service_addresses,
             pod_ranges,
+            node: Some(NodeFacts {
+                primary: self.addresses.primary.clone(),
+                loopback: self.settings.options.loopback(&self.addresses.node_ports),
+            }),
         })
     }
 

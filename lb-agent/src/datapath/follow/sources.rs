@@ -7,6 +7,7 @@
 //! one that is tried again.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use lb_common::abi::PrefixTable;
@@ -17,10 +18,11 @@ use tokio::time::Instant;
 use super::{Follower, warn};
 use crate::datapath::devices::PodSource;
 use crate::datapath::events::Todo;
-use crate::datapath::masquerade::{Masquerade, Table};
+use crate::datapath::masquerade::{Masquerade, Table, everything};
 use crate::datapath::netlink;
 use crate::datapath::prefixes::Prefixes;
 use crate::model::cluster::ClusterFacts;
+use crate::model::service::IpFamily;
 
 /// Rest between two lists of all routes, so that a storm of changes costs little.
 const ROUTES_REST: Duration = Duration::from_millis(100);
@@ -62,6 +64,16 @@ impl Sources {
     }
 }
 
+/// The first of these addresses of each family, for every address of it.
+fn for_all(addresses: &[IpAddr]) -> Table {
+    let mut table = Table::new();
+    for address in addresses {
+        let everything = everything(IpFamily::of(*address));
+        table.entry(everything).or_insert(*address);
+    }
+    table
+}
+
 impl Follower {
     /// Takes in what the cluster's objects tell.
     pub(super) fn take_cluster_facts(&mut self) {
@@ -72,6 +84,9 @@ impl Follower {
         facts.service_addresses = told.service_addresses;
         if told.pod_ranges.is_some() {
             facts.pod_ranges = told.pod_ranges;
+        }
+        if told.node.is_some() {
+            facts.node = told.node;
         }
         self.write_sources();
         self.report();
@@ -142,8 +157,15 @@ impl Follower {
                 Some(Table::new())
             }
         };
-        let own = Some((PrefixTable::OWN, own)).into_iter();
-        for (table, wanted) in own.chain(pods.map(|pods| (PrefixTable::PODS, pods))) {
+        let mut known = vec![(PrefixTable::OWN, own)];
+        if let Some(node) = &facts.node {
+            known.push((PrefixTable::PRIMARY, for_all(&node.primary)));
+            known.push((PrefixTable::LOOPBACK, for_all(&node.loopback)));
+        }
+        for (table, wanted) in known
+            .into_iter()
+            .chain(pods.map(|pods| (PrefixTable::PODS, pods)))
+        {
             // The next audit tries again.
             if let Err(error) = self.sources.prefixes.set(table, &wanted) {
                 warn("write addresses of the node", &error);
@@ -156,6 +178,7 @@ impl Follower {
         let mut known: BTreeSet<u32> = self.attached.keys().copied().collect();
         known.extend(self.lacking.indices());
         known.extend([PrefixTable::OWN, PrefixTable::PODS]);
+        known.extend([PrefixTable::PRIMARY, PrefixTable::LOOPBACK]);
         for table in self.sources.prefixes.tables().difference(&known) {
             if let Err(error) = self.sources.prefixes.set(*table, &Table::new()) {
                 warn("remove the addresses of an old device", &error);
