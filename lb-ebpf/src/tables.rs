@@ -155,10 +155,6 @@ pub trait Tables<F: Family>: Lookup<F> {
 
 /// Tables and services of the kernel, for one call of one socket.
 pub trait Sockets<F: Family>: Lookup<F> {
-    /// False when no frontend has this port.
-    fn is_frontend_port(&self, port: u16, proto: u8) -> bool;
-    /// Whose socket it is; none when it is to be left alone.
-    fn caller(&self) -> Option<Caller>;
     /// The cookie of the socket.
     fn cookie(&self) -> u64;
     /// The address that the socket is bound to; zero: none yet.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `cargo xtask bench`: what things cost, measured on optimised programs.
 //!
-//! **Invariant:** builds and leaves the measuring to `lb-lab bench` and to lb-agent's bench `packet`,
+//! **Invariant:** builds and leaves the measuring to `lb-lab bench` and to lb-agent's own benches,
 //! which also clean up; an interrupt goes to them, this task only waits. A target that is missed is
 //! no failure. Read next: lb-agent/README.md, "What a change costs", lb-lab/README.md, "What a
 //! connection costs", and lb-ebpf/README.md, "What a packet costs".
@@ -27,6 +27,7 @@ enum What {
     Control(Control),
     Connections(Connections),
     Packet(Packet),
+    Connect(Connect),
 }
 
 /// The agent from the API server to the maps: time, processor time, memory
@@ -100,12 +101,32 @@ struct Packet {
     only: Option<String>,
 }
 
+/// The programs at sockets, by connect() of UDP: nanoseconds that they add to the call
+///
+/// Needs root. A call without any program, with an empty one and with the agent's, of an address that is
+/// a Service's and of others. Programs are attached to cgroups of the bench's own, which are removed at
+/// the end. Half a minute. Shows a table and writes target/bench/connect.json (connect-part.json for a
+/// part of it).
+#[derive(clap::Args)]
+struct Connect {
+    /// A few seconds instead of half a minute: fewer Services and rounds; for a look, not for targets
+    #[arg(long)]
+    quick: bool,
+    /// Services in the tables [default: 10000, with --quick 100]
+    #[arg(long, value_name = "N")]
+    services: Option<u32>,
+    /// Rounds, of which the medians are shown [default: 40, with --quick 5]
+    #[arg(long, value_name = "N")]
+    rounds: Option<u32>,
+}
+
 impl Bench {
     pub(crate) fn run(&self) -> Result<()> {
         match &self.what {
             What::Control(control) => control.run(),
             What::Connections(connections) => connections.run(),
             What::Packet(packet) => packet.run(),
+            What::Connect(connect) => connect.run(),
         }
     }
 }
@@ -203,6 +224,26 @@ impl Packet {
                 bench.args([flag, word]);
             }
         }
+        finish(&mut bench, &json)
+    }
+}
+
+impl Connect {
+    fn run(&self) -> Result<()> {
+        doctor::require_privileges("the bench attaches BPF programs to cgroups of its own")?;
+        doctor::prepare(Scope::Demo)?;
+        let json = json("connect", self.quick || self.services.is_some())?;
+        let mut bench = cargo("bench");
+        bench.args(["--locked", "--profile", "dev", "--workspace"]);
+        bench
+            .args(["--bench", "connect", "--", "--json"])
+            .arg(&json);
+        let flags = [
+            switch("--quick", self.quick),
+            option("--services", self.services.as_ref()),
+            option("--rounds", self.rounds.as_ref()),
+        ];
+        bench.args(flags.into_iter().flatten());
         finish(&mut bench, &json)
     }
 }

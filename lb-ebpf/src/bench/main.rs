@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! Programs that only `cargo xtask bench packet` runs, and never attaches.
+//! Programs that only `cargo xtask bench packet` and `bench connect` run.
 //!
+//! `connect.rs` is what a socket's call is compared with, the others are for packets and never attached:
 //! `drive.rs` restores a packet and jumps to a program under test; `dnat.rs` is the smallest
 //! translation, to compare with; `micro.rs` does single operations on maps. On the host this binary
 //! is empty.
@@ -8,6 +9,12 @@
 //! Read next: lb-agent/benches/packet, which runs them.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
+#[cfg(target_arch = "bpf")]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the macro hands the context over by value"
+)]
+mod connect;
 #[cfg(target_arch = "bpf")]
 #[expect(
     clippy::needless_pass_by_value,

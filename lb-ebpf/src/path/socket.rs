@@ -58,13 +58,11 @@ impl<A: Address> Call<A> {
 
 /// A socket connects: TCP, or UDP that names its peer once.
 #[inline(always)]
-pub fn connect<F: Family, T: Sockets<F>>(tables: &mut T, call: &mut Call<F::Addr>) -> Verdict {
-    if !tables.is_frontend_port(call.packet.destination_port, call.packet.proto) {
-        return Verdict::Pass;
-    }
-    let Some(caller) = tables.caller() else {
-        return Verdict::Pass;
-    };
+pub fn connect<F: Family, T: Sockets<F>>(
+    tables: &mut T,
+    call: &mut Call<F::Addr>,
+    caller: Caller,
+) -> Verdict {
     if !is_served(tables, call, caller) {
         return Verdict::Pass;
     }
@@ -80,13 +78,11 @@ pub fn connect<F: Family, T: Sockets<F>>(tables: &mut T, call: &mut Call<F::Addr
 /// A datagram names its peer: it goes to the backend that earlier ones of this socket went to, as long
 /// as that is right, as packets of one flow do.
 #[inline(always)]
-pub fn send<F: Family, T: Sockets<F>>(tables: &mut T, call: &mut Call<F::Addr>) -> Verdict {
-    if !tables.is_frontend_port(call.packet.destination_port, call.packet.proto) {
-        return Verdict::Pass;
-    }
-    let Some(caller) = tables.caller() else {
-        return Verdict::Pass;
-    };
+pub fn send<F: Family, T: Sockets<F>>(
+    tables: &mut T,
+    call: &mut Call<F::Addr>,
+    caller: Caller,
+) -> Verdict {
     name(tables, call, Way::There);
     let known = recall(tables, call);
     if known && is_still_right(tables, call) {
