@@ -77,6 +77,8 @@ fn node(directory: &Path) {
             "node-a",
             "--include-interfaces",
             "lbt0,lbt1",
+            "--socket-lb",
+            "off",
         ])
         .arg("--manifests")
         .arg(&manifests)

@@ -22,5 +22,6 @@ mod idle;
 mod masquerade;
 mod pinned;
 mod restart;
+mod sockets;
 mod support;
 mod traffic;

@@ -198,6 +198,7 @@ fn addresses_of_services_are_never_the_nodes_own() {
         agent.learner.learn(ClusterFacts {
             service_addresses: services.into(),
             pod_ranges: None,
+            ..ClusterFacts::default()
         });
         wait_until("the cluster's facts", || {
             !owns("203.0.113.7") && !owns("192.0.2.10")
