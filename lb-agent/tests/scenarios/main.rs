@@ -5,7 +5,7 @@
 //! says what each shows), `contract` asks the program for its plan, `changes` and `turns` look at
 //! single writes, `order`, `path` and `prefixes` at lookups between writes, `histories` and `faults`
 //! at everything that may have come before, `hashing` at flows whose lookup table changes, `folder` at files that change, `partial` at starts on
-//! broken ones, `audit` at tables that others have changed, `fuzz` at what is nearly right. `UPDATE_EXPECT=1` blesses the goldens.
+//! broken ones, `audit` at tables that others have changed, `sockets` at what sockets and packets have in common, `fuzz` at what is nearly right. `UPDATE_EXPECT=1` blesses the goldens.
 
 mod addresses;
 mod audit;
@@ -24,6 +24,7 @@ mod path;
 mod prefixes;
 mod scenario;
 mod schema;
+mod sockets;
 mod support;
 mod turns;
 mod worlds;

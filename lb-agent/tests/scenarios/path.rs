@@ -19,7 +19,7 @@ use lb_common::abi::{
 use lb_common::{Family, Reason};
 use lb_ebpf::packet::tcp;
 use lb_ebpf::path::{Outcome, Side, Work, begin, request};
-use lb_ebpf::tables::{Dialled, InsertError, NextHop, Table, Tables};
+use lb_ebpf::tables::{Dialled, InsertError, Lookup, NextHop, Table, Tables};
 use proptest::prelude::*;
 
 use crate::order::readable;
@@ -74,7 +74,7 @@ impl<'a, F: Family> Moving<'a, F> {
     }
 }
 
-impl<F: Family> Tables<F> for Moving<'_, F> {
+impl<F: Family> Lookup<F> for Moving<'_, F> {
     fn frontend(&self, key: &FrontendKey<F::Addr>) -> Option<&Frontend> {
         self.read(|state| (self.family)(state).frontends.get(key))
     }
@@ -87,7 +87,33 @@ impl<F: Family> Tables<F> for Moving<'_, F> {
     fn advance_cursor(&mut self, _: u32) -> Cursor {
         self.position
     }
+    fn version(&self, _: u32) -> u32 {
+        1
+    }
+    fn affinity(&self, _: &AffinityKey<F::Addr>) -> Option<&Affinity> {
+        None
+    }
+    fn keep_affinity(&mut self, _: &AffinityKey<F::Addr>, _: &Affinity) {}
+    fn admits(&self, _: u32, _: &F::Addr) -> bool {
+        true
+    }
+    fn prefix(&self, _: u32, _: &F::Addr) -> Option<&F::Addr> {
+        None
+    }
+    fn now(&self) -> u32 {
+        0
+    }
+    fn ticks_per_second(&self) -> u32 {
+        100
+    }
+    fn random(&mut self) -> u32 {
+        0
+    }
+    fn count(&mut self, _: Reason) {}
+    fn count_service(&mut self, _: u32, _: Dialled) {}
+}
 
+impl<F: Family> Tables<F> for Moving<'_, F> {
     fn size(&self) -> (u32, u32) {
         (1, 0)
     }
@@ -132,26 +158,10 @@ impl<F: Family> Tables<F> for Moving<'_, F> {
     fn mark_conn(&mut self, _: Table, _: &ConnKey<F::Addr>, _: Direction, _: u8) {}
     fn unmark_conn(&mut self, _: Table, _: &ConnKey<F::Addr>, _: Direction, _: u8) {}
     fn set_next_hop(&mut self, _: Table, _: &ConnKey<F::Addr>, _: [u8; 6]) {}
-
     fn set_validated(&mut self, _: Table, _: &ConnKey<F::Addr>, _: u32) {}
-    fn version(&self, _: u32) -> u32 {
-        1
-    }
-
-    fn affinity(&self, _: &AffinityKey<F::Addr>) -> Option<&Affinity> {
-        None
-    }
-    fn keep_affinity(&mut self, _: &AffinityKey<F::Addr>, _: &Affinity) {}
-    fn admits(&self, _: u32, _: &F::Addr) -> bool {
-        true
-    }
-    fn prefix(&self, _: u32, _: &F::Addr) -> Option<&F::Addr> {
-        None
-    }
     fn is_pod(&self, _: &F::Addr) -> bool {
         true
     }
-
     fn device(&self) -> u32 {
         1
     }
@@ -172,24 +182,12 @@ impl<F: Family> Tables<F> for Moving<'_, F> {
     fn has_own_socket(&self, _: &ConnKey<F::Addr>) -> bool {
         false
     }
-
-    fn now(&self) -> u32 {
-        0
-    }
-    fn ticks_per_second(&self) -> u32 {
-        100
-    }
-    fn random(&mut self) -> u32 {
-        0
-    }
     fn has_direct_socket(&self, _: &ConnKey<F::Addr>) -> bool {
         false
     }
     fn next_hop(&self, _: &F::Addr) -> NextHop {
         NextHop::Routed
     }
-    fn count(&mut self, _: Reason) {}
-    fn count_service(&mut self, _: u32, _: Dialled) {}
 }
 
 /// The backend that a new flow of TCP from `client` to port 80 of `frontend` gets, or what becomes of

@@ -84,7 +84,7 @@ pub fn send<F: Family, T: Sockets<F>>(
     caller: Caller,
 ) -> Verdict {
     name(tables, call, Way::There);
-    let known = recall(tables, call);
+    let known = recall(tables, call) && !is_idle(tables, &call.peer);
     if known && is_still_right(tables, call) {
         return Verdict::Changed;
     }
@@ -137,8 +137,7 @@ fn recall<F: Family, T: Sockets<F>>(tables: &T, call: &mut Call<F::Addr>) -> boo
     true
 }
 
-/// Whether nothing of the service has changed since the peer in the call was found to be right, and the
-/// socket has not been silent towards it for long.
+/// Whether nothing of the service has changed since the peer in the call was found to be right.
 #[inline(always)]
 fn is_still_right<F: Family, T: Sockets<F>>(tables: &mut T, call: &mut Call<F::Addr>) -> bool {
     let version = tables.version(call.peer.service);
@@ -146,11 +145,7 @@ fn is_still_right<F: Family, T: Sockets<F>>(tables: &mut T, call: &mut Call<F::A
         return false;
     }
     let now = tables.now();
-    let age = now.wrapping_sub(call.peer.last_used);
-    if age >= tables.ticks_per_second() {
-        if is_idle(tables, age) {
-            return false;
-        }
+    if now.wrapping_sub(call.peer.last_used) >= tables.ticks_per_second() {
         touch(tables, call, now, version);
     }
     true
@@ -162,7 +157,6 @@ fn is_still_right<F: Family, T: Sockets<F>>(tables: &mut T, call: &mut Call<F::A
 fn may_continue<F: Family, T: Sockets<F>>(tables: &mut T, call: &mut Call<F::Addr>) -> bool {
     // ORDER: before the tables that it stands for.
     let version = tables.version(call.peer.service);
-    let now = tables.now();
     let alive = tables.backend(call.peer.backend).is_some_and(|backend| {
         backend.epoch == call.peer.epoch && backend.service == call.peer.service
     });
@@ -170,15 +164,18 @@ fn may_continue<F: Family, T: Sockets<F>>(tables: &mut T, call: &mut Call<F::Add
     let current = frontend.is_some_and(|frontend| {
         frontend.generation == call.peer.generation && frontend.service == call.peer.service
     });
-    if !alive || !current || is_idle(tables, now.wrapping_sub(call.peer.last_used)) {
+    if !alive || !current {
         return false;
     }
+    let now = tables.now();
     touch(tables, call, now, version);
     true
 }
 
+/// Whether the socket has been silent towards this peer for so long that it may get another one.
 #[inline(always)]
-fn is_idle<F: Family, T: Sockets<F>>(tables: &T, age: u32) -> bool {
+fn is_idle<F: Family, T: Sockets<F>>(tables: &T, peer: &SocketPeer<F::Addr>) -> bool {
+    let age = tables.now().wrapping_sub(peer.last_used);
     age >= tables.idle_secs().wrapping_mul(tables.ticks_per_second())
 }
 

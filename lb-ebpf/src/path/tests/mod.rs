@@ -3,7 +3,7 @@
 //!
 //! `world.rs` is the world, `flows.rs` single flows and what ends them, `nat.rs` journeys in at one
 //! device and out at another, `admission.rs` who is served, `collisions.rs` flows that want the same
-//! tuple, `select.rs` which backend a flow gets, `properties.rs` and `model.rs` what holds for any
+//! tuple, `select.rs` which backend a flow gets, `sockets.rs` calls of sockets, `properties.rs` and `model.rs` what holds for any
 //! sequence of packets.
 //! **Invariant:** every case runs for both families through the same code.
 
@@ -28,4 +28,5 @@ mod nat;
 mod ports;
 mod properties;
 mod select;
+mod sockets;
 mod world;

@@ -6,14 +6,15 @@ use std::ops::RangeInclusive;
 
 use lb_common::abi::{
     Affinity, AffinityKey, Algorithm, Backend, BackendFlags, BackendState, Conn, ConnFlags,
-    ConnKey, Cursor, Direction, Frontend, FrontendKey, Hook, Hop, ServiceStats, SlotKey,
+    ConnKey, Cursor, Direction, Frontend, FrontendKey, Hook, Hop, ServiceStats, SlotKey, SocketKey,
+    SocketPeer,
 };
-use lb_common::{Family, Reason};
+use lb_common::{Address as _, Family, Reason};
 
 pub(super) use super::made::{BACKENDS, CLIENTS, FRONTENDS, Made, PORT, TARGET};
 use crate::packet::Packet;
 use crate::path::{self, Side, Work, begin, begin_reply, reply, request};
-use crate::tables::{Dialled, InsertError, Lookup, NextHop, Table, Tables};
+use crate::tables::{Dialled, InsertError, Lookup, NextHop, Sockets, Table, Tables};
 
 /// (address, port).
 pub(super) type End<F> = (<F as Family>::Addr, u16);
@@ -55,6 +56,12 @@ pub(super) struct World<F: Made> {
     pub(super) next_hop: NextHop,
     pub(super) counts: BTreeMap<Reason, u32>,
     pub(super) writes: u32,
+    /// What sockets were told.
+    pub(super) peers: BTreeMap<SocketKey<F::Addr>, SocketPeer<F::Addr>>,
+    /// The socket that calls.
+    pub(super) cookie: u64,
+    /// What it is bound to.
+    pub(super) bound: F::Addr,
     /// What another CPU inserts just before our next request entry, or reply entry.
     pub(super) race: Option<(Hook, Conns<F>)>,
     /// Inserts to let pass before that.
@@ -88,6 +95,9 @@ impl<F: Made> World<F> {
             next_hop: NextHop::Routed,
             counts: BTreeMap::new(),
             writes: 0,
+            peers: BTreeMap::new(),
+            cookie: 1,
+            bound: F::Addr::ZERO,
             race: None,
             race_delay: 0,
             random: 1,
@@ -424,5 +434,33 @@ impl<F: Made> Tables<F> for World<F> {
     }
     fn next_hop(&self, _destination: &F::Addr) -> NextHop {
         self.next_hop
+    }
+}
+
+impl<F: Made> Sockets<F> for World<F> {
+    fn cookie(&self) -> u64 {
+        self.cookie
+    }
+    fn bound(&self) -> F::Addr {
+        self.bound
+    }
+    fn peer(&self, key: &SocketKey<F::Addr>) -> Option<&SocketPeer<F::Addr>> {
+        self.peers.get(key)
+    }
+    fn keep_peer(
+        &mut self,
+        key: &SocketKey<F::Addr>,
+        peer: &SocketPeer<F::Addr>,
+    ) -> Result<(), InsertError> {
+        self.peers.insert(*key, *peer);
+        Ok(())
+    }
+    fn touch_peer(&mut self, key: &SocketKey<F::Addr>, now: u32, version: u32) {
+        if let Some(peer) = self.peers.get_mut(key) {
+            (peer.last_used, peer.validated) = (now, version);
+        }
+    }
+    fn idle_secs(&self) -> u32 {
+        180
     }
 }
