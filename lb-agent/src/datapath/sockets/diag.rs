@@ -226,7 +226,7 @@ mod tests {
 
     #[test]
     fn ipv4_within_ipv6_is_ipv4() {
-        let within: std::net::Ipv6Addr = "::ffff:10.244.0.5".parse().unwrap();
+        let within: Ipv6Addr = "::ffff:10.244.0.5".parse().unwrap();
         let socket = UdpSocket {
             family: Family::Inet6,
             id: id(53, &within.octets(), 0x1_0000_0002),
