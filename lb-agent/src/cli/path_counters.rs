@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Counters of the packet path as a whole, read when somebody asks for the metrics: packets by
-//! reason, and programs that had to be put back.
+//! reason, programs that had to be put back, and sockets that were ended.
 //!
 //! **Invariant:** every reason has its line, also one that has not occurred: a counter that appears
 //! only at its first event has no increase to be seen.
@@ -22,18 +22,28 @@ use crate::error_chain;
 pub(super) struct PathCounters {
     reasons: ReasonCounters,
     repairs: Arc<AtomicU64>,
+    destroyed: Arc<AtomicU64>,
 }
 
 impl PathCounters {
-    pub(super) const fn new(reasons: ReasonCounters, repairs: Arc<AtomicU64>) -> Self {
-        Self { reasons, repairs }
+    pub(super) const fn new(
+        reasons: ReasonCounters,
+        repairs: Arc<AtomicU64>,
+        destroyed: Arc<AtomicU64>,
+    ) -> Self {
+        Self {
+            reasons,
+            repairs,
+            destroyed,
+        }
     }
 }
 
 impl Collector for PathCounters {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let repairs = self.repairs.load(Ordering::Relaxed);
-        write(&mut encoder, &self.reasons.read(), repairs)
+        let destroyed = self.destroyed.load(Ordering::Relaxed);
+        write(&mut encoder, &self.reasons.read(), repairs, destroyed)
     }
 }
 
@@ -42,6 +52,7 @@ fn write(
     encoder: &mut DescriptorEncoder<'_>,
     reasons: &Result<Vec<(Reason, u64)>, DatapathError>,
     repairs: u64,
+    destroyed: u64,
 ) -> Result<(), fmt::Error> {
     let counter = MetricType::Counter;
     match reasons {
@@ -58,7 +69,10 @@ fn write(
     }
     let help = "Programs that had to be put back on a device";
     let mut metric = encoder.encode_descriptor("program_repairs", help, None, counter)?;
-    metric.encode_counter::<NoLabelSet, u64, u64>(&repairs, None)
+    metric.encode_counter::<NoLabelSet, u64, u64>(&repairs, None)?;
+    let help = "Connected sockets of UDP that were ended because their backend was gone";
+    let mut metric = encoder.encode_descriptor("sockets_destroyed", help, None, counter)?;
+    metric.encode_counter::<NoLabelSet, u64, u64>(&destroyed, None)
 }
 
 #[cfg(test)]
@@ -74,7 +88,7 @@ mod tests {
         fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
             let count = |reason| (reason, u64::from(reason == Reason::NoBackend) * 7);
             let reasons = Reason::ALL.iter().copied().map(count).collect();
-            write(&mut encoder, &Ok(reasons), 3)
+            write(&mut encoder, &Ok(reasons), 3, 5)
         }
     }
 
@@ -91,5 +105,6 @@ mod tests {
             assert!(text.contains(&line), "{line} in:\n{text}");
         }
         assert!(text.contains("lb_program_repairs_total 3\n"), "{text}");
+        assert!(text.contains("lb_sockets_destroyed_total 5\n"), "{text}");
     }
 }

@@ -96,7 +96,11 @@ async fn serve(args: &RunArgs, settings: Settings, sockets: SocketConfig) -> Res
     let counters = PerService::new(counters, datapath.traffic(), args.metrics_services_max);
     metrics.show(counters.clone());
     let reasons = datapath.reasons().map_err(|e| error_chain(&e))?;
-    metrics.show(PathCounters::new(reasons, datapath.repair_counter()));
+    metrics.show(PathCounters::new(
+        reasons,
+        datapath.repair_counter(),
+        datapath.destroyed_counter(),
+    ));
     if let BindAddress(Some(address)) = args.metrics_bind_address {
         tokio::spawn(metrics.clone().serve(address));
     }

@@ -5,7 +5,8 @@
 //! **Invariant:** decides nothing: the order of writes is `crate::diff`'s. A write goes to two maps
 //! while one takes the place of the other. Beside it, a frontend's port is in `FRONTEND_PORTS` before
 //! the frontend, and after frontends and backends the version of each service they were and are of is
-//! raised: one read of the old entry and one more write.
+//! raised: one read of the old entry and one more write. What takes something away from a Service of UDP
+//! asks for a look at sockets.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -24,7 +25,7 @@ impl Tables for KernelTables {
         let concerned = match op {
             Op::V4(write) => self.v4.concerned(write),
             Op::V6(write) => self.v6.concerned(write),
-            Op::PutSlot(..) | Op::DeleteSlot(_) => [None, None],
+            Op::PutSlot(..) | Op::DeleteSlot(_) => Concerned::default(),
         };
         // ORDER: before the frontend, which no packet finds without it.
         if let Some((port, proto)) = port_of(op) {
@@ -39,7 +40,15 @@ impl Tables for KernelTables {
             Op::DeleteSlot(key) => lock(&self.slots).delete(key),
         };
         // ORDER: after the write, and also after one that failed: nobody knows how far it came.
-        for service in concerned.into_iter().flatten() {
+        if let Some(trigger) = &mut self.trigger {
+            if let Some(service) = concerned.lost {
+                trigger.lost(service);
+            }
+            if let (Some((_, protocol)), Some(service)) = (port_of(op), concerned.after) {
+                trigger.put(service, protocol);
+            }
+        }
+        for service in concerned.services() {
             self.versions
                 .raise(service)
                 .map_err(|error| ApplyError::io(op, into_io(error)))?;
@@ -91,6 +100,35 @@ impl Tables for KernelTables {
     }
 }
 
+/// The services that a write of a frontend or backend is about.
+#[derive(Clone, Copy, Debug, Default)]
+struct Concerned {
+    /// The one that the entry was of.
+    before: Option<u32>,
+    /// The one that it is of.
+    after: Option<u32>,
+    /// The same as `before`, when what it had there is gone: the entry is deleted, or another one's.
+    lost: Option<u32>,
+}
+
+impl Concerned {
+    /// `before` and `after` are service and stamp (generation or epoch) of the entry.
+    fn new(before: Option<(u32, u32)>, after: Option<(u32, u32)>) -> Self {
+        Self {
+            before: before.map(|(service, _)| service),
+            after: after.map(|(service, _)| service),
+            lost: before
+                .filter(|_| before != after)
+                .map(|(service, _)| service),
+        }
+    }
+
+    fn services(&self) -> impl Iterator<Item = u32> {
+        let before = self.before.filter(|_| self.before != self.after);
+        before.into_iter().chain(self.after)
+    }
+}
+
 impl<A: Copy + Ord + Send + 'static> FamilyMaps<A>
 where
     FrontendKey<A>: bytemuck::Pod,
@@ -111,23 +149,26 @@ where
     /// The services whose flows of UDP must look at frontend and backend again after this write: the
     /// one that the entry was of, and the one that it is of. An entry that cannot be read is as one
     /// that is not there.
-    fn concerned(&self, op: &TableOp<A>) -> [Option<u32>; 2] {
+    fn concerned(&self, op: &TableOp<A>) -> Concerned {
         let frontend = |key| {
             let before = lock(&self.frontends).now().replaced(key);
-            before.ok().flatten().map(|before| before.service)
+            before.ok().flatten().map(|f| (f.service, f.generation))
         };
         let backend = |id| {
             let before = lock(&self.backends).now().replaced(id);
-            before.ok().flatten().map(|before| before.service)
+            before.ok().flatten().map(|b| (b.service, b.epoch))
         };
-        let (before, after) = match op {
-            TableOp::PutFrontend(key, value) => (frontend(key), Some(value.service)),
-            TableOp::DeleteFrontend(key) => (frontend(key), None),
-            TableOp::PutBackend(id, value) => (backend(id), Some(value.service)),
-            TableOp::DeleteBackend(id) => (backend(id), None),
-            TableOp::PutSourceRange(_) | TableOp::DeleteSourceRange(_) => (None, None),
-        };
-        [before.filter(|before| Some(*before) != after), after]
+        match op {
+            TableOp::PutFrontend(key, value) => {
+                Concerned::new(frontend(key), Some((value.service, value.generation)))
+            }
+            TableOp::DeleteFrontend(key) => Concerned::new(frontend(key), None),
+            TableOp::PutBackend(id, value) => {
+                Concerned::new(backend(id), Some((value.service, value.epoch)))
+            }
+            TableOp::DeleteBackend(id) => Concerned::new(backend(id), None),
+            TableOp::PutSourceRange(_) | TableOp::DeleteSourceRange(_) => Concerned::default(),
+        }
     }
 
     fn walk<F: MapFamily<Addr = A>>(

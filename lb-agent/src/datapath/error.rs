@@ -184,6 +184,21 @@ pub enum DatapathError {
         #[source]
         source: io::Error,
     },
+    /// The kernel did not answer about sockets as it should; it is asked again.
+    #[error("{what} over netlink")]
+    Diag {
+        /// What was being done.
+        what: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel cannot end sockets; a process that keeps a socket connected must see to that itself.
+    #[error(
+        "this kernel is built without CONFIG_INET_DIAG_DESTROY: connected sockets of UDP go on sending \
+         to a backend that is gone until they are connected anew"
+    )]
+    NoSocketDestroy,
     /// A thread could not be started.
     #[error("start the thread that {what}")]
     Thread {

@@ -24,6 +24,7 @@ use super::error::DatapathError;
 use super::grow::Caller;
 use super::pins::Pins;
 use super::port_set::FrontendPorts;
+use super::sockets::Trigger;
 use super::traffic::{Lookup, Meter, Traffic};
 use super::versions::Versions;
 use super::written::{Grow, Shared, Store, Written, lock};
@@ -242,6 +243,8 @@ pub struct KernelTables {
     pub(super) slots: Shared<Hash<SlotKey, u32>>,
     /// Who makes full maps larger; nobody without a running agent.
     pub(super) grower: Option<Caller>,
+    /// Who looks for sockets that have lost their backend; nobody without a running agent.
+    pub(super) trigger: Option<Trigger>,
     reasons: ReasonCounters,
     pub(super) counters: ServiceCounters,
     pub(super) traffic: Traffic,
@@ -261,6 +264,7 @@ impl KernelTables {
             v6: FamilyMaps::open::<V6>(pins)?,
             slots: open_written(pins, names::SLOTS)?,
             grower: None,
+            trigger: None,
             reasons: ReasonCounters::open(pins)?,
             counters: ServiceCounters::open(pins)?,
             traffic: Traffic::default(),

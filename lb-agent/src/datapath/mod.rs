@@ -53,7 +53,7 @@ use grow::Grower;
 use loader::Wanted;
 use maps::Ifaces;
 use prefixes::Prefixes;
-use sockets::SocketHooks;
+use sockets::{SocketHooks, Stale};
 use sweep::Sweeper;
 
 use crate::model::cluster::ClusterFacts;
@@ -159,6 +159,8 @@ pub struct Datapath {
     pins: Pins,
     tables: KernelTables,
     sweeper: Sweeper,
+    /// Who ends sockets; nobody where none are served.
+    stale: Option<Stale>,
     grower: Grower,
     follower: JoinHandle<()>,
     managed: watch::Receiver<Managed>,
@@ -220,10 +222,15 @@ impl Datapath {
         let following = follower.start(config.audit).await?;
         let grower = Grower::start(pins.clone(), wanted, tables.written(), switches)?;
         tables.grower = Some(grower.caller());
+        let stale = match config.sockets.mode {
+            SocketLb::Off => None,
+            SocketLb::Host | SocketLb::All => Some(Stale::start(&pins, &mut tables, config.audit)?),
+        };
         Ok(Self {
             pins,
             tables,
             sweeper,
+            stale,
             grower,
             follower: tokio::spawn(following),
             managed,
@@ -275,6 +282,12 @@ impl Datapath {
     /// The same, for reading it as it changes.
     pub fn repair_counter(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.repairs)
+    }
+
+    /// How many sockets of UDP were ended because their backend was gone, for reading it as it changes.
+    pub fn destroyed_counter(&self) -> Arc<AtomicU64> {
+        let stale = self.stale.as_ref();
+        stale.map(Stale::destroyed).unwrap_or_default()
     }
 
     /// How many ended flows were removed since the start.

@@ -18,7 +18,7 @@ use super::masquerade::Table;
 use super::pins::Pins;
 use crate::model::prefix::Prefix;
 
-type Trie<A> = LpmTrie<MapData, Raw<Compared<A>>, Raw<A>>;
+pub(super) type Trie<A> = LpmTrie<MapData, Raw<Compared<A>>, Raw<A>>;
 
 /// Both maps.
 pub(super) struct Prefixes {
@@ -111,7 +111,8 @@ impl Prefixes {
     }
 }
 
-fn open<A>(pins: &Pins, name: &'static str) -> Result<Trie<A>, DatapathError>
+/// Opens one of the pinned maps.
+pub(super) fn open<A>(pins: &Pins, name: &'static str) -> Result<Trie<A>, DatapathError>
 where
     A: bytemuck::Pod,
     Compared<A>: bytemuck::Pod,
@@ -120,6 +121,15 @@ where
         .map(aya::maps::Map::LpmTrie)
         .and_then(Trie::try_from)
         .map_err(failed("open", name))
+}
+
+/// What to look an address up by in a table that has prefixes of any length.
+pub(super) fn whole<A: Copy>(table: u32, address: A) -> Key<Raw<Compared<A>>>
+where
+    Compared<A>: bytemuck::Pod,
+{
+    let bits = u8::try_from(8 * size_of::<A>()).unwrap_or(u8::MAX);
+    key(table, address, bits)
 }
 
 fn key<A: Copy>(table: u32, address: A, bits: u8) -> Key<Raw<Compared<A>>>

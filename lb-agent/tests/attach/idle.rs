@@ -23,9 +23,9 @@ struct Raw<T>(T);
 // SAFETY: plain old data without padding.
 unsafe impl<T: bytemuck::Pod> aya::Pod for Raw<T> {}
 
-/// Processor time of the thread `lb-sweep` of this node's agent, in ticks of 10 ms, if it runs:
-/// those of other tests may be in the same process, and are in other namespaces.
-fn sweeper_ticks() -> Option<u64> {
+/// Processor time of a thread of this node's agent, in ticks of 10 ms, if it runs: those of other
+/// tests may be in the same process, and are in other namespaces.
+pub(crate) fn ticks_of(thread: &str) -> Option<u64> {
     let ours = std::fs::read_link("/proc/thread-self/ns/net").unwrap();
     for task in std::fs::read_dir("/proc/self/task").unwrap().flatten() {
         if !std::fs::read_link(task.path().join("ns/net")).is_ok_and(|net| net == ours) {
@@ -35,7 +35,7 @@ fn sweeper_ticks() -> Option<u64> {
         let Some((head, rest)) = stat.rsplit_once(')') else {
             continue;
         };
-        if head.ends_with("(lb-sweep") {
+        if head.ends_with(&format!("({thread}")) {
             let fields: Vec<u64> = rest.split(' ').filter_map(|f| f.parse().ok()).collect();
             // Behind the state: ten numbers, then user and system time.
             return Some(fields[10] + fields[11]);
@@ -93,7 +93,7 @@ fn flows_that_are_idle_and_not_ended_stay_and_cost_little() {
         let begin = Instant::now();
         // The first pass begins after a second, the second one two seconds after that.
         wait_until("two passes", || begin.elapsed() > Duration::from_secs(6));
-        let ticks = sweeper_ticks().unwrap();
+        let ticks = ticks_of("lb-sweep").unwrap();
         eprintln!("{FLOWS} idle flows: {} ms in two passes", ticks * 10);
         assert!(ticks < 60, "{ticks} ticks");
         assert_eq!(agent.stop().swept, 0);

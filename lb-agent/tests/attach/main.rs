@@ -23,5 +23,6 @@ mod masquerade;
 mod pinned;
 mod restart;
 mod sockets;
+mod stale;
 mod support;
 mod traffic;

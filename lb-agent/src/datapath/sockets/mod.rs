@@ -4,9 +4,12 @@
 //! **Invariant:** sockets that cannot be served are no reason not to serve packets: what is missing is
 //! told, and everything else goes on. Read next: `hooks.rs`, `netns.rs`.
 
+mod diag;
 mod hooks;
 mod link;
 mod netns;
+mod stale;
+mod trigger;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -18,6 +21,9 @@ use super::loader::SocketSettings;
 use crate::error_chain;
 
 pub(super) use hooks::SocketHooks;
+pub(super) use stale::Stale;
+pub(super) use trigger::Trigger;
+
 pub use netns::{learn_netns_cookie, netns_cookie};
 
 /// Whose sockets are served at the socket.
