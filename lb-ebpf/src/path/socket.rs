@@ -145,10 +145,28 @@ fn is_still_right<F: Family, T: Sockets<F>>(tables: &mut T, call: &mut Call<F::A
         return false;
     }
     let now = tables.now();
-    if now.wrapping_sub(call.peer.last_used) >= tables.ticks_per_second() {
-        touch(tables, call, now, version);
+    let is_fresh = now.wrapping_sub(call.peer.last_used) < tables.ticks_per_second();
+    if !is_fresh {
+        tables.touch_peer(&call.key, now, version);
+        call.peer.last_used = now;
+    }
+    if !(is_fresh && leads_back(tables, call)) {
+        write_back(tables, call);
     }
     true
+}
+
+/// Whether the entry that leads back from the backend in the call leads to what the call names: another
+/// frontend of the same backend may have been asked meanwhile, by this socket, or the entry may have
+/// given way to others.
+#[inline(always)]
+fn leads_back<F: Family, T: Sockets<F>>(tables: &T, call: &mut Call<F::Addr>) -> bool {
+    let packet = &call.packet;
+    let backend = (call.peer.address, call.peer.port);
+    call.key = SocketKey::new(tables.cookie(), backend, packet.proto, Way::Back);
+    tables.peer(&call.key).is_some_and(|peer| {
+        peer.port == packet.destination_port && peer.address.words() == packet.destination.words()
+    })
 }
 
 /// Whether the peer in the call is still what its frontend would have chosen from, by the same rule
@@ -179,8 +197,7 @@ fn is_idle<F: Family, T: Sockets<F>>(tables: &T, peer: &SocketPeer<F::Addr>) -> 
     age >= tables.idle_secs().wrapping_mul(tables.ticks_per_second())
 }
 
-/// Notes that the peer in the call is used, and sees to it that there is a way back: the entry may have
-/// given way to others.
+/// Notes that the peer in the call is used, and sees to it that there is a way back.
 #[inline(always)]
 fn touch<F: Family, T: Sockets<F>>(
     tables: &mut T,

@@ -20,6 +20,7 @@ both! {
     a_silent_socket_is_balanced_again
     datagrams_leave_a_backend_that_is_gone
     each_frontend_of_a_socket_leads_back_by_its_backend
+    of_two_frontends_of_one_backend_the_one_asked_last_is_shown
     a_way_back_that_gave_way_is_written_again
     who_is_refused_is_told_by_the_reason
     affinity_is_shared_with_packets_of_the_node_s_address
@@ -177,6 +178,18 @@ mod case {
         assert_eq!(shows(&mut world, backend::<F>(1), TCP), None);
     }
 
+    pub(super) fn of_two_frontends_of_one_backend_the_one_asked_last_is_shown<F: Made>() {
+        for version in [0, 1] {
+            let mut world = World::<F>::new();
+            world.version = version;
+            let frontends = [1, 2].map(|n| world.service(n, UDP, &[9]));
+            for frontend in [frontends; 3].concat() {
+                assert_eq!(sends(&mut world, frontend), Ok(Some(backend::<F>(9))));
+                assert_eq!(shows(&mut world, backend::<F>(9), UDP), Some(frontend));
+            }
+        }
+    }
+
     pub(super) fn a_way_back_that_gave_way_is_written_again<F: Made>() {
         let mut world = World::<F>::new();
         world.version = 1;
@@ -184,7 +197,6 @@ mod case {
         sends(&mut world, vip).unwrap();
         world.peers.retain(|key, _| key.address == vip.0);
         assert_eq!(shows(&mut world, backend::<F>(1), UDP), None);
-        world.now += SECOND;
         sends(&mut world, vip).unwrap();
         assert_eq!(shows(&mut world, backend::<F>(1), UDP), Some(vip));
     }
