@@ -118,6 +118,9 @@ struct Connect {
     /// Rounds, of which the medians are shown [default: 40, with --quick 5]
     #[arg(long, value_name = "N")]
     rounds: Option<u32>,
+    /// Only cases whose names contain this, as in the table
+    #[arg(long, value_name = "WORDS")]
+    only: Option<String>,
 }
 
 impl Bench {
@@ -232,7 +235,10 @@ impl Connect {
     fn run(&self) -> Result<()> {
         doctor::require_privileges("the bench attaches BPF programs to cgroups of its own")?;
         doctor::prepare(Scope::Demo)?;
-        let json = json("connect", self.quick || self.services.is_some())?;
+        let json = json(
+            "connect",
+            self.quick || self.services.is_some() || self.only.is_some(),
+        )?;
         let mut bench = cargo("bench");
         bench.args(["--locked", "--profile", "dev", "--workspace"]);
         bench
@@ -242,6 +248,7 @@ impl Connect {
             switch("--quick", self.quick),
             option("--services", self.services.as_ref()),
             option("--rounds", self.rounds.as_ref()),
+            option("--only", self.only.as_ref()),
         ];
         bench.args(flags.into_iter().flatten());
         finish(&mut bench, &json)

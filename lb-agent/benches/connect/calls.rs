@@ -57,6 +57,15 @@ pub(crate) enum With {
 impl With {
     pub(crate) const ALL: [Self; 3] = [Self::Nothing, Self::Empty, Self::Ours];
 
+    /// The programs that are asked.
+    pub(crate) const fn programs(self) -> &'static [&'static str] {
+        match self {
+            Self::Nothing => &[],
+            Self::Empty => &["empty_connect4", "empty_connect6"],
+            Self::Ours => &["lb_connect4", "lb_connect6"],
+        }
+    }
+
     pub(crate) const fn folder(self) -> &'static str {
         match self {
             Self::Nothing => "nothing",
@@ -150,24 +159,23 @@ impl Measured {
         }
     }
 
-    /// One round.
-    pub(crate) fn measure(&mut self, stage: &Stage) -> Result<()> {
-        let count = if self.case.once { ONCE } else { 1 };
-        let mut round = [0.0; 3];
-        // By turns, so that a slow moment of the machine is not one program's alone.
-        for (at, with) in (0..).zip(With::ALL) {
-            let sockets = stage.sockets(with, self.case.family, count)?;
-            let peer = Raw::new(self.case.peer(with));
-            let took = if self.case.once {
-                connect_once(&sockets, &peer)
-            } else {
-                connect_again(&sockets, &peer)
-            };
-            check(&sockets, self.case)?;
-            let slot: &mut f64 = round.get_mut(at).context("three")?;
-            *slot = took;
+    /// One way of one round.
+    pub(crate) fn measure(&mut self, stage: &Stage, with: With) -> Result<()> {
+        if with == With::Nothing {
+            self.rounds.push([0.0; 3]);
         }
-        self.rounds.push(round);
+        let count = if self.case.once { ONCE } else { 1 };
+        let sockets = stage.sockets(with, self.case.family, count)?;
+        let peer = Raw::new(self.case.peer(with));
+        let took = if self.case.once {
+            connect_once(&sockets, &peer)
+        } else {
+            connect_again(&sockets, &peer)
+        };
+        check(&sockets, self.case)?;
+        let round = self.rounds.last_mut().context("a round has begun")?;
+        let slot: &mut f64 = round.get_mut(with as usize).context("three")?;
+        *slot = took;
         Ok(())
     }
 }

@@ -21,7 +21,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 use clap::Parser;
 
-use calls::{Case, Measured};
+use calls::{Case, Measured, With};
 use report::Report;
 use stage::Stage;
 
@@ -41,6 +41,9 @@ struct Args {
     /// Rounds, of which the medians and the best are shown [default: 40, with --quick 5]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: Option<u32>,
+    /// Only cases whose names contain this, as in the table
+    #[arg(long, value_name = "WORDS", default_value = "")]
+    only: String,
     /// Also write the numbers to this file, as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -60,14 +63,21 @@ fn main() -> Result<()> {
         writeln!(io::stderr(), "{what}").unwrap_or_default();
     };
     tell(&format!("filling the tables for {services} Services"));
-    let stage = Stage::open(services)?;
-    let mut measured: Vec<Measured> = Case::all().into_iter().map(Measured::new).collect();
+    let mut stage = Stage::open(services)?;
+    let cases = Case::all().into_iter();
+    let cases = cases.filter(|case| case.name().contains(&args.only));
+    let mut measured: Vec<Measured> = cases.map(Measured::new).collect();
     for round in 1..=rounds {
         if round % 10 == 1 {
             tell(&format!("round {round} of {rounds}"));
         }
-        for of in &mut measured {
-            of.measure(&stage)?;
+        // By turns, so that a slow moment of the machine is not one program's alone.
+        for with in With::ALL {
+            stage.with(with, |stage| {
+                measured
+                    .iter_mut()
+                    .try_for_each(|of| of.measure(stage, with))
+            })?;
         }
     }
     let report = Report::new(&measured, services);

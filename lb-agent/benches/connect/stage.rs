@@ -30,7 +30,8 @@ static TOOLS: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb-ebpf-
 pub(crate) struct Stage {
     home: PathBuf,
     root: PathBuf,
-    _programs: [Ebpf; 2],
+    tools: Ebpf,
+    shipped: Ebpf,
 }
 
 impl Stage {
@@ -51,32 +52,51 @@ impl Stage {
         settle()?;
         let (home, mount) = own_cgroup()?;
         let root = mount.join(format!("lb-bench-{}", id()));
+        fs::create_dir(&root).with_context(|| format!("make {}", root.display()))?;
         let mut stage = Self {
             home,
             root,
-            _programs: [EbpfLoader::new().load(TOOLS)?, load_shipped()?],
+            tools: EbpfLoader::new().load(TOOLS)?,
+            shipped: load_shipped()?,
         };
-        fs::create_dir(&stage.root).with_context(|| format!("make {}", stage.root.display()))?;
         for with in With::ALL {
             fs::create_dir(stage.cgroup(with))?;
-        }
-        let [tools, shipped] = &mut stage._programs;
-        tables::fill(shipped, services);
-        for (with, ebpf, names) in [
-            (With::Empty, tools, ["empty_connect4", "empty_connect6"]),
-            (With::Ours, shipped, ["lb_connect4", "lb_connect6"]),
-        ] {
-            let folder = File::open(stage.root.join(with.folder()))?;
-            for name in names {
-                let program = ebpf
-                    .program_mut(name)
-                    .with_context(|| format!("no {name}"))?;
-                let program: &mut CgroupSockAddr = program.try_into()?;
-                program.load().with_context(|| format!("load {name}"))?;
-                program.attach(&folder, CgroupAttachMode::Single)?;
+            for name in with.programs() {
+                stage.program(with, name)?.load()?;
             }
         }
+        tables::fill(&mut stage.shipped, services);
         Ok(stage)
+    }
+
+    fn program(&mut self, with: With, name: &str) -> Result<&mut CgroupSockAddr> {
+        let ebpf = match with {
+            With::Nothing | With::Empty => &mut self.tools,
+            With::Ours => &mut self.shipped,
+        };
+        let program = ebpf
+            .program_mut(name)
+            .with_context(|| format!("no {name}"))?;
+        Ok(program.try_into()?)
+    }
+
+    /// Does something while the programs of a cgroup, and no others, are attached: where there is none on
+    /// the whole machine, the kernel does not even look for one.
+    pub(crate) fn with<T>(
+        &mut self,
+        with: With,
+        inside: impl FnOnce(&Self) -> Result<T>,
+    ) -> Result<T> {
+        let folder = File::open(self.cgroup(with))?;
+        let mut links = Vec::new();
+        for name in with.programs() {
+            let program = self.program(with, name)?;
+            let link = program.attach(&folder, CgroupAttachMode::Single)?;
+            links.push(program.take_link(link)?);
+        }
+        let done = inside(self);
+        drop(links);
+        done
     }
 
     fn cgroup(&self, with: With) -> PathBuf {

@@ -6,7 +6,9 @@
 //! **Invariant:** the frontend, its policy and the backend are found by the code that packets use
 //! (`select.rs`, `affinity.rs`); only what a socket is told is kept here.
 
-use lb_common::abi::{FrontendFlags, Kind, Policy, PrefixTable, Scope, SocketKey, SocketPeer, Way};
+use lb_common::abi::{
+    Frontend, FrontendFlags, Kind, Policy, PrefixTable, Scope, SocketKey, SocketPeer, Way,
+};
 use lb_common::{Address, Family, Reason};
 
 use super::select::Choice;
@@ -27,7 +29,7 @@ pub enum Verdict {
 
 /// A call of a socket. It lives on the stack, so nothing is in it twice.
 #[derive(Clone, Copy, Debug)]
-#[repr(C)]
+#[repr(C, align(8))]
 pub struct Call<A> {
     /// The peer that it names as destination, and as source what is known of the client.
     pub packet: Packet<A>,
@@ -94,8 +96,11 @@ pub fn send<F: Family, T: Sockets<F>>(
     if known && may_continue(tables, call) {
         return Verdict::Changed;
     }
+    // ORDER: before the tables that it stands for.
+    let version = select::version(tables, &call.choice, call.packet.proto);
     match choose(tables, call, caller) {
         Ok(()) => {
+            call.peer.validated = version;
             if known {
                 tables.count(Reason::Reselected);
             }
@@ -262,51 +267,58 @@ fn choose<F: Family, T: Sockets<F>>(
         tables.count_service(service, Dialled::Rejected);
         return Err(reason);
     }
-    let version = select::version(tables, &call.choice, call.packet.proto);
     if !affinity::kept_backend(tables, &mut call.choice, &call.packet.source) {
         let position = select::select_position(tables, &call.choice, &call.packet);
         select::select_backend(tables, &mut call.choice, position, 0)?;
     }
-    let now = tables.now();
     let choice = &call.choice;
     call.peer = SocketPeer::new((choice.backend.address, choice.backend.port));
     call.peer.service = service;
     call.peer.generation = choice.frontend.generation;
     call.peer.backend = choice.backend_id;
     call.peer.epoch = choice.backend.epoch;
-    call.peer.validated = version;
-    call.peer.last_used = now;
+    call.peer.last_used = tables.now();
     affinity::keep(tables, choice, (choice.backend_id, choice.backend.epoch));
     tables.count_service(service, Dialled::Opened);
     Ok(())
 }
 
-/// Works out what is known of the client: its scope, and the address that ranges, affinity and hashes
-/// go by. A socket of the node that is bound to none is known by the node's primary address.
+/// Works out what is known of the client: its scope, and, where anything goes by it, its address. A
+/// socket of the node that is bound to none is known by the node's primary address.
 #[inline(always)]
 fn identify<F: Family, T: Sockets<F>>(tables: &T, call: &mut Call<F::Addr>, caller: Caller) {
-    let cookie = tables.cookie();
-    let bound = tables.bound();
+    call.choice.scope = match caller {
+        Caller::Node => Scope::Node,
+        Caller::Pod(_) => Scope::Pod,
+    };
+    if !asks_for_source(&call.choice.frontend) {
+        return;
+    }
     let packet = &mut call.packet;
     // The kernel chooses the port later; for hashes, one number is as good as another.
     #[expect(clippy::cast_possible_truncation, reason = "any sixteen bits of it")]
-    let port = cookie as u16;
+    let port = tables.cookie() as u16;
     packet.source_port = port;
-    match caller {
+    packet.source = match caller {
         Caller::Node => {
-            call.choice.scope = Scope::Node;
-            packet.source = bound;
-            if bound.is_loopback_or_unspecified()
-                && let Some(primary) = tables.prefix(PrefixTable::PRIMARY, &bound)
-            {
-                packet.source = F::Addr::from_words(primary.words());
-            }
+            let bound = tables.bound();
+            let primary = if bound.is_loopback_or_unspecified() {
+                tables.prefix(PrefixTable::PRIMARY, &bound)
+            } else {
+                None
+            };
+            F::Addr::from_words(primary.copied().unwrap_or(bound).words())
         }
-        Caller::Pod(netns) => {
-            call.choice.scope = Scope::Pod;
-            packet.source = F::Addr::from_number(netns);
-        }
-    }
+        Caller::Pod(netns) => F::Addr::from_number(netns),
+    };
+}
+
+/// Whether anything goes by the client's address.
+#[inline(always)]
+fn asks_for_source(frontend: &Frontend) -> bool {
+    frontend.affinity_secs != 0
+        || frontend.table_size != 0
+        || frontend.flags & FrontendFlags::SOURCE_RANGES != 0
 }
 
 /// Writes the entry under `call.key`.
