@@ -23,10 +23,10 @@ pub unsafe trait Address:
     fn words(self) -> [u32; 4];
     /// The address whose words these are; those beyond its length are ignored.
     fn from_words(words: [u32; 4]) -> Self;
-    /// True for 127.0.0.0/8 or ::1, and for the address that is all zero.
+    /// True for 127.0.0.0/8 or `::1`, and for the address that is all zero.
     fn is_loopback_or_unspecified(self) -> bool;
     /// A number in the form of an address that no host has: 24 bits of it within 0.0.0.0/8, or all of
-    /// them within ::/64.
+    /// them within `::/64`.
     fn from_number(number: u64) -> Self;
 }
 

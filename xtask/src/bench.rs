@@ -101,7 +101,7 @@ struct Packet {
     only: Option<String>,
 }
 
-/// The programs at sockets, by connect() of UDP: nanoseconds that they add to the call
+/// The programs at sockets, by connections of UDP: nanoseconds that they add to the call
 ///
 /// Needs root. A call without any program, with an empty one and with the agent's, of an address that is
 /// a Service's and of others. Programs are attached to cgroups of the bench's own, which are removed at

@@ -7,6 +7,7 @@
 //! program: no flow is translated whose replies would not be.
 
 mod sources;
+mod unsettled;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -36,14 +37,6 @@ pub(super) use sources::Known;
 
 /// Messages taken together before acting on them, so that a burst is not acted on one by one.
 const MESSAGES_PER_STEP: usize = 256;
-/// Waits before asking again for a pair whose other end is on its way to another namespace.
-const SETTLE_WAITS: [Duration; 5] = [
-    Duration::from_millis(1),
-    Duration::from_millis(2),
-    Duration::from_millis(10),
-    Duration::from_millis(50),
-    Duration::from_millis(250),
-];
 /// Wait before a new netlink socket when one broke.
 const RECONNECT_WAIT: Duration = Duration::from_secs(1);
 
@@ -402,39 +395,6 @@ impl Follower {
         } else if let Some(device) = self.attached.get_mut(&index) {
             device.target.filters = filters;
         }
-    }
-
-    fn look_for_unsettled(&mut self) {
-        let pairs = self.view.unsettled_pairs();
-        self.unsettled.retain(|index, _| pairs.contains(index));
-        for index in pairs {
-            self.unsettled.entry(index).or_insert(0);
-        }
-        self.unsettled
-            .retain(|_, tries| *tries < SETTLE_WAITS.len());
-    }
-
-    fn settle_wait(&self) -> Duration {
-        let soonest = self.unsettled.values().min().copied().unwrap_or(0);
-        SETTLE_WAITS.get(soonest).copied().unwrap_or_default()
-    }
-
-    /// Asks again for pairs whose other end was on its way.
-    async fn settle(&mut self, handle: &Handle) {
-        let pairs: Vec<u32> = self.unsettled.keys().copied().collect();
-        for index in &pairs {
-            if let Some(link) = netlink::get_link(handle, *index).await {
-                self.view.put_link(link);
-            }
-            if let Some(tries) = self.unsettled.get_mut(index) {
-                *tries += 1;
-            }
-        }
-        self.react(pairs.into_iter().collect());
-        let open = self.view.unsettled_pairs();
-        self.unsettled
-            .retain(|index, tries| open.contains(index) && *tries < SETTLE_WAITS.len());
-        self.report();
     }
 
     /// Publishes which devices are managed, if that has changed.

@@ -10,10 +10,6 @@
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
 #[cfg(target_arch = "bpf")]
-#[expect(
-    clippy::needless_pass_by_value,
-    reason = "the macro hands the context over by value"
-)]
 mod connect;
 #[cfg(target_arch = "bpf")]
 #[expect(

@@ -40,10 +40,6 @@ macro_rules! answer {
             }
 
             #[inline(always)]
-            #[expect(
-                clippy::needless_borrows_for_generic_args,
-                reason = "the helper takes the key by address"
-            )]
             fn backend(&self, id: u32) -> Option<&Backend<F::Addr>> {
                 // SAFETY: written by the agent only, which replaces elements as a whole. An element that
                 // is removed while it is read may be used anew within nanoseconds; the service is checked

@@ -114,7 +114,7 @@ impl Socket {
         // SAFETY: the helper has no arguments; an aligned word is read.
         let served = unsafe {
             bpf_get_current_cgroup_id() != ROOT_CGROUP
-                && NAMESPACES.get(&netns).is_some_and(|served| *served != 0)
+                && NAMESPACES.get(netns).is_some_and(|served| *served != 0)
         };
         served.then_some(Caller::Pod(netns))
     }

@@ -6,13 +6,14 @@
 use lb_common::abi::proto::{TCP, UDP};
 use lb_common::abi::{
     BackendFlags, FrontendFlags, FrontendKey, Kind, Policy, PrefixTable, ServiceStats, SlotKey,
+    SocketKey, SocketPeer,
 };
 use lb_common::{Reason, V4, V6};
 
 use super::world::{BACKENDS, CLIENTS, End, FRONTENDS, Made, PORT, TARGET, World};
 use crate::packet::tcp::SYN;
 use crate::path::{Call, Verdict, connect, send, shown};
-use crate::tables::Caller;
+use crate::tables::{Caller, InsertError, Sockets};
 
 both! {
     a_socket_is_told_a_backend_and_shown_its_frontend
@@ -33,6 +34,37 @@ both! {
 
 const NODE: u8 = 5;
 const SECOND: u32 = 250;
+
+impl<F: Made> Sockets<F> for World<F> {
+    fn cookie(&self) -> u64 {
+        self.cookie
+    }
+    fn bound(&self) -> F::Addr {
+        self.bound
+    }
+    fn peer(&self, key: &SocketKey<F::Addr>) -> Option<&SocketPeer<F::Addr>> {
+        self.peers.get(key)
+    }
+    fn keep_peer(
+        &mut self,
+        key: &SocketKey<F::Addr>,
+        peer: &SocketPeer<F::Addr>,
+    ) -> Result<(), InsertError> {
+        self.peers.insert(*key, *peer);
+        Ok(())
+    }
+    fn touch_peer(&mut self, key: &SocketKey<F::Addr>, now: u32, version: u32) {
+        if let Some(peer) = self.peers.get_mut(key) {
+            (peer.last_used, peer.validated) = (now, version);
+        }
+    }
+    fn idle_secs(&self) -> u32 {
+        180
+    }
+}
+
+/// What makes a backend one that is gone.
+type Loss<F> = fn(&mut World<F>, End<F>);
 
 /// How a call ends: where it goes.
 type Told<F> = Result<Option<End<F>>, Reason>;
@@ -144,7 +176,7 @@ mod case {
     }
 
     pub(super) fn datagrams_leave_a_backend_that_is_gone<F: Made>() {
-        let ends: [fn(&mut World<F>, End<F>); 4] = [
+        let ends: [Loss<F>; 4] = [
             // Its entry is gone, or another's, or its frontend says that all must choose again.
             |world, _| _ = world.backends.remove(&101),
             |world, _| world.backends.get_mut(&101).unwrap().epoch = 9,

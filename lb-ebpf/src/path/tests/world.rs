@@ -14,7 +14,7 @@ use lb_common::{Address as _, Family, Reason};
 pub(super) use super::made::{BACKENDS, CLIENTS, FRONTENDS, Made, PORT, TARGET};
 use crate::packet::Packet;
 use crate::path::{self, Side, Work, begin, begin_reply, reply, request};
-use crate::tables::{Dialled, InsertError, Lookup, NextHop, Sockets, Table, Tables};
+use crate::tables::{Dialled, InsertError, Lookup, NextHop, Table, Tables};
 
 /// (address, port).
 pub(super) type End<F> = (<F as Family>::Addr, u16);
@@ -434,33 +434,5 @@ impl<F: Made> Tables<F> for World<F> {
     }
     fn next_hop(&self, _destination: &F::Addr) -> NextHop {
         self.next_hop
-    }
-}
-
-impl<F: Made> Sockets<F> for World<F> {
-    fn cookie(&self) -> u64 {
-        self.cookie
-    }
-    fn bound(&self) -> F::Addr {
-        self.bound
-    }
-    fn peer(&self, key: &SocketKey<F::Addr>) -> Option<&SocketPeer<F::Addr>> {
-        self.peers.get(key)
-    }
-    fn keep_peer(
-        &mut self,
-        key: &SocketKey<F::Addr>,
-        peer: &SocketPeer<F::Addr>,
-    ) -> Result<(), InsertError> {
-        self.peers.insert(*key, *peer);
-        Ok(())
-    }
-    fn touch_peer(&mut self, key: &SocketKey<F::Addr>, now: u32, version: u32) {
-        if let Some(peer) = self.peers.get_mut(key) {
-            (peer.last_used, peer.validated) = (now, version);
-        }
-    }
-    fn idle_secs(&self) -> u32 {
-        180
     }
 }
