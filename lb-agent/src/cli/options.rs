@@ -65,7 +65,7 @@ pub(super) struct PlanningArgs {
     /// address of each family [default: all addresses of the node but loopback].
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     nodeport_addresses: Vec<String>,
-    /// Whether this node's own processes reach node ports at 127.0.0.1 and ::1 too. Ranges of
+    /// Whether this node's own processes reach node ports at loopback addresses too. Ranges of
     /// --nodeport-addresses that leave loopback out say no.
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set,
           alias = "iptables-localhost-nodeports")]

@@ -36,16 +36,14 @@ pub(in crate::datapath) fn probe(cgroup: Option<&Path>) -> Vec<Finding> {
 
 fn hierarchy(cgroup: Option<&Path>) -> Finding {
     const WHAT: &str = "cgroup v2";
-    match cgroup {
-        Some(path) => Finding::new(WHAT, Health::Fine, path.display().to_string()),
-        None => {
-            let detail = format!(
-                "no hierarchy is mounted: {NOT_SERVED}; mount one (`mount -t cgroup2 none DIR`), or \
-                 let --cgroup name one"
-            );
-            Finding::new(WHAT, Health::Lacking, detail)
-        }
+    if let Some(path) = cgroup {
+        return Finding::new(WHAT, Health::Fine, path.display().to_string());
     }
+    let detail = format!(
+        "no hierarchy is mounted: {NOT_SERVED}; mount one (`mount -t cgroup2 none DIR`), or let \
+         --cgroup name one"
+    );
+    Finding::new(WHAT, Health::Lacking, detail)
 }
 
 fn programs() -> Finding {
