@@ -3,6 +3,12 @@
 //!
 //! **Invariant:** each test makes its own lab, so they run at once. Read next: `cleanup.rs`.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test ends at the first failure"
+)]
+
 mod common;
 
 use std::net::{IpAddr, SocketAddr, TcpListener};
