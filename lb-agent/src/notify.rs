@@ -44,9 +44,13 @@ impl Supervisor {
         }
     }
 
-    /// Everything that was asked for is in place.
-    pub fn ready(&self) {
-        self.send("READY=1");
+    /// Everything that was asked for is in place, but for what `detail` says, a line or nothing.
+    pub fn ready(&self, detail: &str) {
+        if detail.is_empty() {
+            self.send("READY=1");
+        } else {
+            self.send(&format!("READY=1\nSTATUS={detail}"));
+        }
     }
 
     /// The `count`-th batch of changes was applied.
@@ -77,7 +81,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("notify");
         let listener = UnixDatagram::bind(&path).unwrap();
-        Supervisor::at(Some(path.into_os_string())).ready();
+        Supervisor::at(Some(path.into_os_string())).ready("");
         assert_eq!(heard(&listener), "READY=1");
 
         let name = format!("lb-agent-test-{}", std::process::id());

@@ -6,6 +6,7 @@
 
 mod audits;
 mod describe;
+mod doctor;
 mod flags;
 mod health;
 mod kernel;
@@ -50,6 +51,9 @@ enum Command {
     Run(Box<flags::RunArgs>),
     /// Show the tables that manifests lead to, without touching the kernel.
     Plan(plan::PlanArgs),
+    /// Show what this node offers for packets and sockets, and what is lacking; exit code 1 if
+    /// something is.
+    Doctor(doctor::DoctorArgs),
 }
 
 /// How backends are chosen for new flows.
@@ -82,7 +86,7 @@ impl Cli {
     pub fn log_format(&self) -> LogFormat {
         match &self.command {
             Some(Command::Run(args)) => args.log_format,
-            Some(Command::Plan(_)) => LogFormat::Text,
+            Some(Command::Plan(_) | Command::Doctor(_)) => LogFormat::Text,
             None => self.run.log_format,
         }
     }
@@ -92,6 +96,7 @@ impl Cli {
         match self.command {
             Some(Command::Run(args)) => run::run(&args),
             Some(Command::Plan(args)) => plan::plan(&args),
+            Some(Command::Doctor(args)) => doctor::doctor(&args),
             None => run::run(&self.run),
         }
     }

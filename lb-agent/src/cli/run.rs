@@ -21,7 +21,9 @@ use super::path_counters::PathCounters;
 use super::per_service::PerService;
 use super::remember::Memory;
 use super::source::Source;
-use crate::datapath::{Datapath, DatapathConfig, Learner, Managed, Patterns, SocketConfig};
+use crate::datapath::{
+    Datapath, DatapathConfig, Learner, Managed, Patterns, SocketConfig, SocketState,
+};
 
 use crate::notify::Supervisor;
 use crate::plan::ids::IdLimits;
@@ -380,7 +382,12 @@ impl Service {
                 unreadable.join(", ")
             );
         }
-        self.supervisor.ready();
+        let sockets = self.managed.borrow().sockets.clone();
+        let detail = match sockets {
+            SocketState::Lacking(_) => sockets.to_string(),
+            SocketState::Off | SocketState::Serving(_) => String::new(),
+        };
+        self.supervisor.ready(&detail);
     }
 }
 

@@ -23,7 +23,7 @@ use crate::error_chain;
 
 /// The programs and their pins. Those that show a socket its frontend come first: none is told of a
 /// backend before.
-const PROGRAMS: [(&str, &str); 8] = [
+pub(super) const PROGRAMS: [(&str, &str); 8] = [
     ("lb_getpeername4", "cgroup-getpeername4"),
     ("lb_getpeername6", "cgroup-getpeername6"),
     ("lb_recvmsg4", "cgroup-recvmsg4"),
@@ -162,6 +162,11 @@ fn attach(
     link.pin(&fresh).map_err(|e| failed(io::Error::other(e)))?;
     std::fs::rename(&fresh, pin).map_err(failed)?;
     Ok(true)
+}
+
+/// Where a link is pinned, below the directory of all pins.
+pub(super) fn pin(bpffs: &Path, name: &str) -> PathBuf {
+    bpffs.join("links").join(name)
 }
 
 /// Where a link is pinned until it takes the place of another. A BPF file system refuses names with

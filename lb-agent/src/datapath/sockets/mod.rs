@@ -8,19 +8,21 @@ mod diag;
 mod hooks;
 mod link;
 mod netns;
+mod probe;
 mod stale;
 mod trigger;
 
 use std::fmt;
 use std::path::PathBuf;
 
-use aya::programs::ProgramType;
-use aya::sys::{BpfHelper, is_helper_supported};
+use aya::sys::BpfHelper;
 
 use super::loader::SocketSettings;
+use super::probe::has_helper;
 use crate::error_chain;
 
 pub(super) use hooks::SocketHooks;
+pub(super) use probe::{attached, probe};
 pub(super) use stale::Stale;
 pub(super) use trigger::Trigger;
 
@@ -114,9 +116,7 @@ pub(super) fn prepare(config: &SocketConfig) -> (SocketSettings, Option<String>)
         Err(why) => return (settings, Some(why)),
     }
     settings.of_pods = config.mode == SocketLb::All;
-    settings.can_set_error =
-        is_helper_supported(ProgramType::CgroupSockAddr, BpfHelper::BPF_FUNC_set_retval)
-            .unwrap_or(false);
+    settings.can_set_error = has_helper(BpfHelper::BPF_FUNC_set_retval);
     if !settings.can_set_error {
         tracing::info!(
             "this kernel lets no program choose the error of connect(): where a Service has no \

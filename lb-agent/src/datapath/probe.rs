@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What this kernel and its mounts offer, found out by trying, and what an agent has put in place.
+//!
+//! **Invariant:** nothing is changed: what is tried on goes away with the call.
+
+use std::path::Path;
+
+use aya::programs::ProgramType;
+use aya::sys::{BpfHelper, is_helper_supported, is_program_supported};
+use serde::Serialize;
+
+use super::pins::Pins;
+use super::sockets;
+use crate::error_chain;
+
+/// How something is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Health {
+    /// As it should be.
+    Fine,
+    /// Something works less well; the detail says what.
+    Less,
+    /// Something is missing; the detail says what does not work, and what to do.
+    Lacking,
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, Serialize)]
+pub struct Finding {
+    /// What it is.
+    pub what: &'static str,
+    /// How it is.
+    pub health: Health,
+    /// What was found, for a person.
+    pub detail: String,
+}
+
+impl Finding {
+    pub(super) fn new(what: &'static str, health: Health, detail: impl Into<String>) -> Self {
+        Self {
+            what,
+            health,
+            detail: detail.into(),
+        }
+    }
+}
+
+/// Looks at everything that serving packets and sockets takes.
+pub fn probe(bpffs: &Path, cgroup: Option<&Path>) -> Vec<Finding> {
+    let mut found = vec![programs(), pins(bpffs)];
+    found.extend(sockets::probe(cgroup));
+    found.push(sockets::attached(bpffs, cgroup));
+    found
+}
+
+fn programs() -> Finding {
+    const WHAT: &str = "programs at devices";
+    match is_program_supported(ProgramType::SchedClassifier) {
+        Ok(true) => Finding::new(WHAT, Health::Fine, "the kernel loads programs for tc"),
+        Ok(false) => {
+            let detail = "the kernel has none (CONFIG_BPF_SYSCALL, CONFIG_NET_CLS_ACT): nothing is \
+                          served";
+            Finding::new(WHAT, Health::Lacking, detail)
+        }
+        Err(error) => {
+            let detail = format!(
+                "run as root, or with CAP_BPF and more: {}",
+                error_chain(&error)
+            );
+            Finding::new(WHAT, Health::Lacking, detail)
+        }
+    }
+}
+
+fn pins(bpffs: &Path) -> Finding {
+    const WHAT: &str = "pins";
+    match Pins::open(bpffs) {
+        Ok(_) => Finding::new(
+            WHAT,
+            Health::Fine,
+            format!("an agent's, {}", bpffs.display()),
+        ),
+        Err(error) => Finding::new(WHAT, Health::Less, error_chain(&error)),
+    }
+}
+
+/// Whether the kernel has a helper for programs at sockets.
+pub(super) fn has_helper(helper: BpfHelper) -> bool {
+    is_helper_supported(ProgramType::CgroupSockAddr, helper).unwrap_or(false)
+}
