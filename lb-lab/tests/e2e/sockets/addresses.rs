@@ -7,10 +7,10 @@
 
 use std::net::IpAddr;
 
-use lb_lab::{Builder, HttpClient, Lab, Node};
+use lb_lab::{Builder, Endpoint, HttpClient, Lab, Node};
 
 use super::{assert_met, callers, loopback};
-use crate::cluster::{Cluster, Vip, in_default_and_routed};
+use crate::cluster::{Cluster, TARGET, Vip, in_default_and_routed};
 use crate::common::can_run;
 use crate::external::{External, own_addresses, towards_other_nodes};
 
@@ -79,6 +79,36 @@ fn processes_of_a_node_reach_every_address_and_are_shown_what_they_dialled() {
                     // The other node serves its own address, and may put its own in the source.
                     let remote = service.node_port(&cluster, 1, family);
                     assert_met(caller, remote, name, &of_either);
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn a_node_reaches_servers_in_its_own_network_and_in_that_of_another_node() {
+    in_default_and_routed(|builder| {
+        let mut cluster = Cluster::new(builder);
+        let _servers = [0, 1].map(|number| cluster.node(number).serve(TARGET).unwrap());
+        let services = [External::new("own", 1), External::new("other", 2)];
+        for (service, number) in services.iter().zip([0, 1]) {
+            let endpoint = Endpoint::from(cluster.node(number));
+            let manifests = &cluster.manifests;
+            manifests.service(&service.vip.service).unwrap();
+            let written = manifests.endpoints_with(&service.vip.service, &[endpoint]);
+            written.unwrap();
+        }
+        cluster.start_agents();
+        for caller in &callers(&cluster, 0) {
+            for family in [0, 1] {
+                let node = cluster.node(0).addresses()[family];
+                for (service, name) in services.iter().zip(["node-0", "node-1"]) {
+                    let remotes = service.remotes(&cluster, 0, family);
+                    let localhost = loopback(family, remotes[0].port());
+                    let cluster_ip = service.vip.remotes()[family];
+                    for remote in remotes.into_iter().chain([cluster_ip, localhost]) {
+                        assert_met(caller, remote, name, &[node]);
+                    }
                 }
             }
         }

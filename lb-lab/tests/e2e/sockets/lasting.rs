@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use lb_lab::{Builder, Host, HttpClient, Pod, UdpClient};
 
 use super::{Unconnected, callers, forms, loopback};
-use crate::cluster::{Cluster, Vip, in_default_and_routed};
+use crate::cluster::{Cluster, TARGET, Vip, in_default_and_routed, own};
 use crate::external::External;
 
 /// Sockets that last, each with the address that it asks.
@@ -181,6 +181,70 @@ fn a_connected_socket_is_told_that_its_backend_is_gone_and_can_be_connected_agai
                 socket.socket().connect(remote).unwrap();
                 assert_eq!(socket.ask("hostname").unwrap(), coming.name());
                 assert_eq!(socket.socket().peer_addr().unwrap(), *remote);
+            }
+        }
+    });
+}
+
+/// Wrong, and left so: the answer of a backend that is asked itself is shown as the Service's, once the
+/// same socket has asked the Service. To tell the two apart, each datagram of the node would have to be
+/// looked up, whoever it is for.
+#[test]
+fn one_socket_that_asks_a_service_and_its_backend_is_shown_the_service_for_both() {
+    in_default_and_routed(|builder| {
+        let mut cluster = Cluster::new(builder);
+        let web = cluster.web(0, "web");
+        let vip = Vip::new("web", 1);
+        cluster.publish(&vip, &[&web]);
+        cluster.start_agents();
+        let process = cluster.node(0).process();
+        for remote in vip.remotes() {
+            let pod = own(&web, remote, TARGET);
+            let open = || Unconnected::open(remote).unwrap();
+            let [first, second] = [0, 1].map(|_| process.run(open).unwrap());
+            for (socket, asked, shown) in [
+                (&first, pod, pod),
+                (&first, remote, remote),
+                (&first, pod, remote),
+                (&second, pod, pod),
+            ] {
+                let answer = socket.ask(asked, "hostname").unwrap();
+                assert_eq!(answer, ("web".to_owned(), shown), "{asked}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_socket_that_connects_elsewhere_is_led_and_shown_anew() {
+    in_default_and_routed(|builder| {
+        let mut cluster = Cluster::new(builder);
+        // On one node, because the socket keeps the source address of its first connect.
+        let (first, second) = (cluster.web(0, "first"), cluster.web(0, "second"));
+        let services = [(Vip::new("one", 1), &first), (Vip::new("two", 2), &second)];
+        let both = Vip::new("both", 3);
+        for (vip, pod) in &services {
+            cluster.publish(vip, &[pod]);
+        }
+        cluster.publish(&both, &[&first]);
+        cluster.start_agents();
+        let process = cluster.node(0).process();
+        for family in [0, 1] {
+            let [(one, _), (two, _)] = &services;
+            let [one, two, both] = [one, two, &both].map(|vip| vip.remotes()[family]);
+            let pod = own(&second, one, TARGET);
+            let open = || UdpClient::bind(one, None).unwrap();
+            let socket = process.run(open).unwrap();
+            for (remote, name) in [
+                (one, "first"),
+                (pod, "second"),
+                (both, "first"),
+                (two, "second"),
+                (one, "first"),
+            ] {
+                socket.socket().connect(remote).unwrap();
+                assert_eq!(socket.socket().peer_addr().unwrap(), remote);
+                assert_eq!(socket.ask("hostname").unwrap(), name, "{remote}");
             }
         }
     });

@@ -22,8 +22,8 @@ use lb_lab::{Host, HttpClient, LabError, UdpClient};
 
 use crate::cluster::{CONNECT_MAX, Cluster, fail};
 
-/// How long a refusal may take.
-const REFUSED_MAX: Duration = Duration::from_millis(100);
+/// How long the refusals of three sockets may take.
+const REFUSED_MAX: Duration = Duration::from_millis(300);
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(2);
 
