@@ -12,6 +12,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use crate::capture::Capture;
+use crate::cgroup::Visit;
 use crate::client::{HttpClient, HttpReply, UdpClient};
 use crate::error::LabError;
 use crate::lab::Shared;
@@ -50,13 +51,17 @@ pub struct Host {
     pub(crate) name: String,
     pub(crate) netns: NetNs,
     pub(crate) cgroup: PathBuf,
+    /// Whether the sockets of [`Host::run`] are in the cgroup too.
+    pub(crate) in_cgroup: bool,
     pub(crate) v4: Ipv4Addr,
     pub(crate) v6: Ipv6Addr,
 }
 
 impl fmt::Debug for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} ({}, {})", self.kind, self.name, self.v4, self.v6)
+        let process = if self.in_cgroup { "process of " } else { "" };
+        let Self { kind, name, .. } = self;
+        write!(f, "{process}{kind} {name} ({}, {})", self.v4, self.v6)
     }
 }
 
@@ -96,9 +101,32 @@ impl Host {
         [IpAddr::V4(self.v4), IpAddr::V6(self.v6)]
     }
 
+    /// The same host as a process of its own is on it: the sockets that [`Host::run`] makes belong to
+    /// the host's cgroup as well, so programs on it see what they do.
+    ///
+    /// For the time of each run the whole test process is in that cgroup, and other such runs wait,
+    /// but for those within it on the thread that it runs on. A socket stays in its cgroup for good
+    /// and may be used afterwards.
+    #[must_use]
+    pub fn process(&self) -> Self {
+        Self {
+            in_cgroup: true,
+            ..self.clone()
+        }
+    }
+
     /// Runs a closure in the host's namespace on a thread of its own; see [`NetNs::run`].
+    ///
+    /// The cgroup is the caller's, unless the host is a [`Host::process`].
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, LabError> {
-        self.netns.run(work)
+        if !self.in_cgroup {
+            return self.netns.run(work);
+        }
+        let _visit = Visit::to(&self.cgroup)?;
+        self.netns.run(|| {
+            Visit::admit_thread();
+            work()
+        })
     }
 
     /// A command that will run in the host's namespace and cgroup.

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -95,14 +96,11 @@ impl State {
         kind: Kind,
         name: &str,
         cgroup: &Path,
-        (v4, v6): (std::net::Ipv4Addr, std::net::Ipv6Addr),
+        addresses: (Ipv4Addr, Ipv6Addr),
     ) -> Result<Host, LabError> {
-        self.check_name(name)?;
         let netns = NetNs::named(format!("lb-{}-{name}", lab.id));
-        fs::create_dir_all(cgroup).map_err(LabError::file("make cgroup", cgroup))?;
-        let note = format!("{kind} {v4} {v6} {}\n", cgroup.display());
-        let path = lab.path("hosts").join(name);
-        fs::write(&path, note).map_err(LabError::file("write", path))?;
+        let host = self.add_host_in(lab, (kind, name), netns, cgroup, addresses)?;
+        let netns = host.netns();
         run::ip_netns(&format!("netns add {}\n", netns.name()))?;
         let rp_filter = lab.settings.rp_filter.value();
         netns.sysctl(&[
@@ -112,14 +110,31 @@ impl State {
             ("ipv6/conf/all/accept_dad", "0"),
             ("ipv6/conf/default/accept_dad", "0"),
         ])?;
-        run::ip(&netns, "link set lo up\n")?;
-        let (name, cgroup) = (name.to_owned(), cgroup.to_path_buf());
+        run::ip(netns, "link set lo up\n")?;
+        Ok(host)
+    }
+
+    /// Makes a host in a namespace that exists or is about to be made: a cgroup, and a note of both.
+    pub(crate) fn add_host_in(
+        &mut self,
+        lab: &Arc<Shared>,
+        (kind, name): (Kind, &str),
+        netns: NetNs,
+        cgroup: &Path,
+        (v4, v6): (Ipv4Addr, Ipv6Addr),
+    ) -> Result<Host, LabError> {
+        self.check_name(name)?;
+        fs::create_dir_all(cgroup).map_err(LabError::file("make cgroup", cgroup))?;
+        let note = format!("{kind} {v4} {v6} {} {}\n", netns.name(), cgroup.display());
+        let path = lab.path("hosts").join(name);
+        fs::write(&path, note).map_err(LabError::file("write", path))?;
         Ok(Host {
             lab: Arc::clone(lab),
             kind,
-            name,
+            name: name.to_owned(),
             netns,
-            cgroup,
+            cgroup: cgroup.to_path_buf(),
+            in_cgroup: false,
             v4,
             v6,
         })

@@ -3,7 +3,8 @@
 //!
 //! Where to start reading: [`lab`] builds a cluster, [`host`] is what every node, pod,
 //! client and router has in common, [`stale`] is how everything is removed again.
-//! **Invariant:** nothing here touches the network namespace or the cgroup of its caller.
+//! **Invariant:** nothing here touches the network namespace of its caller, and its cgroup only for
+//! the time of [`Host::process`].
 
 pub mod agent;
 pub mod apiserver;
@@ -11,6 +12,7 @@ pub mod bench;
 mod bridged;
 mod builder;
 pub mod capture;
+mod cgroup;
 mod checksum;
 pub mod client;
 pub mod demo;

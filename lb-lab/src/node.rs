@@ -160,6 +160,17 @@ impl Node {
         Pod::make(self, name, address.into())
     }
 
+    /// Makes a pod with `hostNetwork: true`: the node's namespace and addresses, and a cgroup of its
+    /// own below the node's, to which its sockets belong.
+    pub fn host_network_pod(&self, name: &str) -> Result<Host, LabError> {
+        let mut state = self.lab.open()?;
+        let (netns, addresses) = (self.netns().clone(), (self.v4(), self.v6()));
+        let cgroup = self.cgroup().join(format!("pod-{name}"));
+        let who = (Kind::Pod, name);
+        let host = state.add_host_in(&self.lab, who, netns, &cgroup, addresses)?;
+        Ok(host.process())
+    }
+
     /// Starts `lb-agent run` on this node and waits until the first state is programmed.
     pub fn start_agent(
         &self,

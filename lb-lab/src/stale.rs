@@ -24,7 +24,7 @@ use nix::unistd::Pid;
 use crate::error::LabError;
 use crate::lab::Shared;
 use crate::netns::{NETNS_DIR, NetNs};
-use crate::run;
+use crate::{cgroup, run};
 
 /// The directory of all labs of this machine.
 pub const RUN_DIR: &str = "/run/lb-lab";
@@ -66,16 +66,13 @@ pub struct FoundHost {
 }
 
 impl FoundHost {
-    /// Reads the note that a lab keeps of each host: `kind ipv4 ipv6 cgroup`.
-    fn read(id: &str, path: &Path) -> Option<Self> {
+    /// Reads the note that a lab keeps of each host: `kind ipv4 ipv6 netns cgroup`.
+    fn read(path: &Path) -> Option<Self> {
         let note = fs::read_to_string(path).ok()?;
         let name = path.file_name()?.to_string_lossy().into_owned();
-        let mut fields = note.trim_end().splitn(4, ' ').map(str::to_owned);
+        let mut fields = note.trim_end().splitn(5, ' ').map(str::to_owned);
         let (kind, v4, v6) = (fields.next()?, fields.next()?, fields.next()?);
-        let (netns, cgroup) = (
-            NetNs::named(format!("lb-{id}-{name}")),
-            fields.next()?.into(),
-        );
+        let (netns, cgroup) = (NetNs::named(fields.next()?), fields.next()?.into());
         Some(Self {
             name,
             kind,
@@ -104,7 +101,7 @@ pub fn list() -> Result<Vec<Found>, LabError> {
             .flatten()
             .flatten();
         let mut hosts: Vec<_> = notes
-            .filter_map(|note| FoundHost::read(&id, &note.path()))
+            .filter_map(|note| FoundHost::read(&note.path()))
             .collect();
         hosts.sort_by(|a, b| a.name.cmp(&b.name));
         labs.push(Found {
@@ -214,14 +211,7 @@ pub(crate) fn complain(text: &str) {
 
 /// The cgroup directory of a lab, in the first cgroup v2 hierarchy that is mounted.
 pub(crate) fn cgroup_of(id: &str) -> Result<PathBuf, LabError> {
-    let mounts = fs::read_to_string("/proc/mounts").map_err(LabError::io("read /proc/mounts"))?;
-    let mut fields = mounts
-        .lines()
-        .map(|line| line.split(' ').collect::<Vec<_>>());
-    let mount = fields
-        .find(|fields| fields.get(2) == Some(&"cgroup2"))
-        .ok_or(LabError::NoCgroup2)?;
-    Ok(Path::new(mount[1]).join(format!("lb-lab.{id}")))
+    Ok(cgroup::mount()?.join(format!("lb-lab.{id}")))
 }
 
 /// Mounts the lab's bpffs outside /sys, where no other tool's remount can hide it.
@@ -244,7 +234,7 @@ pub(crate) fn mount_bpffs(lab: &Shared) -> Result<(), LabError> {
 pub(crate) fn remove_traces(id: &str) -> Result<(), LabError> {
     let dir = Path::new(RUN_DIR).join(id);
     let cgroup = cgroup_of(id)?;
-    let killed = kill_all(&cgroup);
+    let killed = cgroup::leave(&cgroup).and_then(|()| kill_all(&cgroup));
     // Namespaces go between, so that what is killed late finds none to enter.
     let netns = delete_namespaces(id);
     let unmounted = match umount2(&dir.join("bpf"), MntFlags::MNT_DETACH) {

@@ -3,16 +3,22 @@
 //!
 //! **Invariant:** each test makes its own lab, so they run at once. Read next: `cleanup.rs`.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test ends at the first failure"
+)]
+
 mod common;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::time::Duration;
 
 use common::{assert_direct, can_run};
 use lb_lab::agent::Agent;
 use lb_lab::{
-    Endpoint, HttpClient, Lab, LabError, Manifests, ServerOptions, Service, Topology, TxOffload,
-    Underlay,
+    Endpoint, Host, HttpClient, Lab, LabError, Manifests, ServerOptions, Service, Topology,
+    TxOffload, Underlay,
 };
 
 #[test]
@@ -265,4 +271,70 @@ fn manifests_of_a_lab_are_what_they_were_told() {
         1,
         "the node is left"
     );
+}
+
+/// Where the kernel says that the listener on this port of a host belongs.
+fn cgroup_of_listener(host: &Host, port: u16) -> String {
+    let question = format!("ss --no-header --listening --tcp --cgroup sport = :{port}");
+    let answer = host.output(&question).unwrap();
+    let mut words = answer.split_whitespace();
+    let cgroup = words.find_map(|word| word.strip_prefix("cgroup:"));
+    cgroup.expect(&answer).to_owned()
+}
+
+/// The cgroup that this process is in.
+fn own_cgroup() -> String {
+    let text = std::fs::read_to_string("/proc/self/cgroup").unwrap();
+    let mut lines = text.lines();
+    let own = lines.find_map(|line| line.strip_prefix("0::"));
+    own.expect(&text).to_owned()
+}
+
+#[test]
+fn sockets_of_a_process_are_in_its_hosts_cgroup_and_this_process_comes_back() {
+    if !can_run() {
+        return;
+    }
+    let lab = Lab::builder().build().unwrap();
+    let node = lab.node(0);
+    let pod = node.pod("a", 5).unwrap();
+    let agent = node.host_network_pod("agent").unwrap();
+    assert!(agent.cgroup().starts_with(node.cgroup()) && agent.netns() == node.netns());
+    let home = own_cgroup();
+    let below = |path: &str| format!("/lb-lab.{}/node-node-0{path}", lab.id());
+    for (port, host, expected) in [
+        (81, Host::clone(node), home.clone()),
+        (82, node.process(), below("")),
+        (83, agent.clone(), below("/pod-agent")),
+        (84, pod.process(), below("/pod-a")),
+    ] {
+        let listen = || TcpListener::bind((host.v4(), port)).unwrap();
+        let _listener = host.run(listen).unwrap();
+        let cgroup = cgroup_of_listener(&host, port);
+        assert!(cgroup.ends_with(&expected), "{host:?}: {cgroup}");
+        assert_eq!(own_cgroup(), home);
+    }
+    // One within another, on its thread.
+    let inner = || agent.run(own_cgroup).unwrap();
+    let [inner, outer] = node.process().run(|| [inner(), own_cgroup()]).unwrap();
+    assert!(inner.ends_with(&below("/pod-agent")), "{inner}");
+    assert!(outer.ends_with(&below("")), "{outer}");
+    assert_eq!(own_cgroup(), home);
+    let process = node.process();
+    let panics = || process.run(|| panic!("in the node's cgroup"));
+    assert!(std::panic::catch_unwind(panics).is_err());
+    assert_eq!(own_cgroup(), home);
+}
+
+#[test]
+fn a_lab_that_is_removed_while_this_process_is_in_it_lets_the_process_go() {
+    if !can_run() {
+        return;
+    }
+    let home = own_cgroup();
+    let lab = Lab::builder().build().unwrap();
+    let process = lab.node(0).process();
+    process.run(|| lab.remove().unwrap()).unwrap();
+    assert_eq!(own_cgroup(), home);
+    assert!(!process.cgroup().exists());
 }

@@ -24,7 +24,7 @@ const PORT: u16 = 53;
 const START_MAX: Duration = Duration::from_secs(10);
 
 /// A running `knotd`; it ends when dropped.
-struct Knot(Child);
+pub(crate) struct Knot(Child);
 
 impl Drop for Knot {
     fn drop(&mut self) {
@@ -35,7 +35,7 @@ impl Drop for Knot {
 }
 
 /// One name of the zone with its addresses, as lines of a zone file.
-fn records(name: &str, addresses: &[IpAddr]) -> String {
+pub(crate) fn records(name: &str, addresses: &[IpAddr]) -> String {
     let mut text = String::new();
     for address in addresses {
         let kind = if address.is_ipv4() { "A" } else { "AAAA" };
@@ -46,7 +46,7 @@ fn records(name: &str, addresses: &[IpAddr]) -> String {
 }
 
 /// Starts the server in a pod and waits until it answers there.
-fn serve_zone(pod: &Pod, cluster: &Cluster, records: &str) -> Knot {
+pub(crate) fn serve_zone(pod: &Pod, cluster: &Cluster, records: &str) -> Knot {
     let dir = cluster.lab.dir().join(format!("knot-{}", pod.name()));
     fs::create_dir(&dir).unwrap();
     let (path, [v4, v6]) = (dir.display(), pod.addresses());
@@ -101,7 +101,12 @@ fn resolve(client: &Host, dns: SocketAddr, options: &str, name: &str, kind: &str
 }
 
 /// Resolves both families by this way.
-fn resolve_both(client: &Host, dns: SocketAddr, options: &str, name: &str) -> Vec<IpAddr> {
+pub(crate) fn resolve_both(
+    client: &Host,
+    dns: SocketAddr,
+    options: &str,
+    name: &str,
+) -> Vec<IpAddr> {
     let mut addresses = resolve(client, dns, options, name, "A");
     addresses.extend(resolve(client, dns, options, name, "AAAA"));
     addresses
@@ -115,7 +120,7 @@ fn sorted(pods: &[&Pod]) -> Vec<IpAddr> {
 }
 
 /// The cluster's DNS: port 53 over TCP and UDP.
-fn kube_dns() -> Vip {
+pub(crate) fn kube_dns() -> Vip {
     let mut vip = Vip::new("kube-dns", 10);
     let addresses = vip.remotes().map(|remote| remote.ip());
     vip.service = Service::new("kube-dns", &addresses)

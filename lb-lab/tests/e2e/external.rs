@@ -28,15 +28,15 @@ const NODE_PORT: u16 = 30_090;
 const SILENCE: Duration = Duration::from_millis(300);
 
 /// A Service at every kind of external address.
-struct External {
-    vip: Vip,
+pub(crate) struct External {
+    pub(crate) vip: Vip,
     node_port: u16,
     /// Of `externalIPs` and of the load balancer, IPv4 first.
     addresses: [[IpAddr; 2]; 2],
 }
 
 impl External {
-    fn new(name: &str, number: u8) -> Self {
+    pub(crate) fn new(name: &str, number: u8) -> Self {
         let address = |host: u8| {
             [
                 format!("198.51.100.{host}").parse().unwrap(),
@@ -59,25 +59,25 @@ impl External {
         }
     }
 
-    fn spec(mut self, line: &str) -> Self {
+    pub(crate) fn spec(mut self, line: &str) -> Self {
         self.vip.service = self.vip.service.spec(line);
         self
     }
 
-    fn node_port(&self, cluster: &Cluster, node: usize, family: usize) -> SocketAddr {
+    pub(crate) fn node_port(&self, cluster: &Cluster, node: usize, family: usize) -> SocketAddr {
         node_address(cluster, node, family, self.node_port)
     }
 
-    fn external(&self, family: usize) -> SocketAddr {
+    pub(crate) fn external(&self, family: usize) -> SocketAddr {
         SocketAddr::new(self.addresses[0][family], 80)
     }
 
-    fn balancer(&self, family: usize) -> SocketAddr {
+    pub(crate) fn balancer(&self, family: usize) -> SocketAddr {
         SocketAddr::new(self.addresses[1][family], 80)
     }
 
     /// Where it is dialled through this node: node port, external address, load balancer.
-    fn remotes(&self, cluster: &Cluster, node: usize, family: usize) -> [SocketAddr; 3] {
+    pub(crate) fn remotes(&self, cluster: &Cluster, node: usize, family: usize) -> [SocketAddr; 3] {
         [
             self.node_port(cluster, node, family),
             self.external(family),

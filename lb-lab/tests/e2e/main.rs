@@ -31,5 +31,6 @@ mod not_ours;
 mod path_mtu;
 mod reject;
 mod removals;
+mod sockets;
 mod traffic;
 mod updates;

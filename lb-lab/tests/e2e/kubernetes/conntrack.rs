@@ -2,7 +2,8 @@
 //! `conntrack.go`, `loadbalancer.go`: UDP clients that keep their port while servers change.
 //!
 //! Kubernetes asks until somebody answers; here the first datagram after the change counts.
-//! **Invariant:** one socket per client and address, opened once. Read next: `invalid.rs`.
+//! **Invariant:** one socket per client and address, opened once, but where upstream has it otherwise.
+//! Read next: `invalid.rs`.
 #![expect(clippy::unwrap_used, reason = "a test ends at the first failure")]
 
 use std::net::SocketAddr;
@@ -31,15 +32,25 @@ fn all_answered_by(sockets: &[[UdpClient; 2]], name: &str) {
 
 /// The first pod goes as pods do and the second takes over, then the same the other way round.
 fn cycle(cluster: &mut Cluster, vip: &Vip, pods: [&Pod; 2], sockets: &[[UdpClient; 2]]) {
-    all_answered_by(sockets, pods[0].name());
+    cycle_while(cluster, vip, pods, |name| all_answered_by(sockets, name));
+}
+
+/// The same, with another way to ask who answers.
+fn cycle_while(
+    cluster: &mut Cluster,
+    vip: &Vip,
+    pods: [&Pod; 2],
+    assert_answered_by: impl Fn(&str),
+) {
+    assert_answered_by(pods[0].name());
     for [leaving, coming] in [pods, [pods[1], pods[0]]] {
         let going = Endpoint::from(leaving).terminating();
         let both = [going.clone(), Endpoint::from(coming)];
         cluster.change(|manifests| manifests.endpoints_with(&vip.service, &[going]));
-        all_answered_by(sockets, leaving.name());
+        assert_answered_by(leaving.name());
         cluster.change(|manifests| manifests.endpoints_with(&vip.service, &both));
         cluster.set_endpoints(vip, &[coming]);
-        all_answered_by(sockets, coming.name());
+        assert_answered_by(coming.name());
     }
 }
 
@@ -80,6 +91,23 @@ fn should_be_able_to_preserve_udp_traffic_when_server_pod_cycles_for_a_cluster_i
     cluster.start_agents();
     let sockets = [sockets(&client, vip.remotes())];
     cycle(&mut cluster, &vip, [&first, &second], &sockets);
+}
+
+/// As upstream's client, this one has a port that stays and a socket for each datagram.
+#[test]
+fn should_be_able_to_preserve_udp_traffic_when_server_pod_cycles_for_a_cluster_ip_service_and_client_is_host_network()
+ {
+    let Some(mut cluster) = cluster() else { return };
+    let client = cluster.node(0).host_network_pod("client").unwrap();
+    let (first, second) = (cluster.web(1, "first"), cluster.web(0, "second"));
+    let vip = Vip::new("web", 1);
+    cluster.publish(&vip, &[&first]);
+    cluster.start_agents();
+    cycle_while(&mut cluster, &vip, [&first, &second], |name| {
+        for _ in 0..3 {
+            all_answered_by(&[sockets(&client, vip.remotes())], name);
+        }
+    });
 }
 
 /// The server at a load balancer cycles between two nodes.

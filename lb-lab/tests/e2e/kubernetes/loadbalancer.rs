@@ -10,7 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use lb_lab::{Place, Service};
 
 use super::{
-    NODE_PORT, answered_by, at, cluster, dropped, on, refused, source_is_kept, unreachable,
+    NODE_PORT, answered_by, at, barred, cluster, dropped, on, refused, source_is_kept, unreachable,
     with_node_port, with_spec,
 };
 use crate::cluster::{Cluster, TARGET, Vip};
@@ -120,33 +120,42 @@ fn should_only_allow_access_from_service_load_balancer_source_ranges() {
     let place = Place::BeyondRouter;
     let [allowed, other] =
         ["allowed", "other"].map(|name| cluster.lab.client(name, place).unwrap());
-    let [accept, barred] = ["accept", "barred"].map(|name| cluster.pod(0, name));
+    let [accept, refuse] = ["accept", "refuse"].map(|name| cluster.pod(0, name));
+    let nodes = [0, 1].map(|number| cluster.node(number).process());
     let pod = cluster.web(1, "web");
     let ranges = |list: &str| with_spec(balanced(), &format!("loadBalancerSourceRanges: [{list}]"));
     let of = |host: &lb_lab::Host| format!("{}/32, \"{}/128\"", host.v4(), host.v6());
-    let vip = ranges(&format!("{}, {}", of(&allowed), of(&accept)));
+    let list = |hosts: [&lb_lab::Host; 3]| ranges(&hosts.map(of).join(", "));
+    let vip = list([&allowed, &accept, &nodes[0]]);
     cluster.publish(&vip, &[&pod]);
     cluster.start_agents();
     let balancer = lead_to(&cluster, 0);
     answered_by(&allowed, balancer, &["web"]);
     answered_by(&accept, balancer, &["web"]);
     dropped(&other, balancer);
-    dropped(&barred, balancer);
+    dropped(&refuse, balancer);
+    answered_by(&nodes[0], balancer, &["web"]);
+    barred(&nodes[1], balancer);
     // Node ports have no ranges, nor has the address in the cluster.
     answered_by(&other, at(cluster.node(0), NODE_PORT), &["web"]);
-    answered_by(&barred, vip.remotes(), &["web"]);
-    let swapped = ranges(&format!("{}, {}", of(&other), of(&barred)));
+    answered_by(&refuse, vip.remotes(), &["web"]);
+    let swapped = list([&other, &refuse, &nodes[1]]);
     cluster.change(|manifests| manifests.service(&swapped.service));
     dropped(&allowed, balancer);
     dropped(&accept, balancer);
     answered_by(&other, balancer, &["web"]);
-    answered_by(&barred, balancer, &["web"]);
+    answered_by(&refuse, balancer, &["web"]);
+    barred(&nodes[0], balancer);
+    answered_by(&nodes[1], balancer, &["web"]);
     // All of it, in halves.
     let halves = ranges("0.0.0.0/1, 128.0.0.0/1, \"::/1\", \"8000::/1\"");
     cluster.change(|manifests| manifests.service(&halves.service));
     answered_by(&allowed, balancer, &["web"]);
     answered_by(&other, balancer, &["web"]);
     answered_by(&accept, balancer, &["web"]);
+    for node in &nodes {
+        answered_by(node, balancer, &["web"]);
+    }
 }
 
 fn local() -> Vip {

@@ -148,6 +148,17 @@ fn dropped(client: &Host, remotes: [SocketAddr; 2]) {
     }
 }
 
+/// Sockets of a node must be told at once that they may not, where pods would wait in vain.
+fn barred(client: &Host, remotes: [SocketAddr; 2]) {
+    for remote in remotes {
+        for (kind, took) in failures(client, remote) {
+            let what = format!("{client:?} to {remote}");
+            assert_eq!(kind, ErrorKind::PermissionDenied, "{what}");
+            assert!(took < REFUSED_MAX, "{what}: {took:?}");
+        }
+    }
+}
+
 /// Nobody must answer; whether it is said or not is another's to decide.
 fn unreachable(client: &Host, remotes: [SocketAddr; 2]) {
     for remote in remotes {

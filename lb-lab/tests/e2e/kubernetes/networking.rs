@@ -3,13 +3,16 @@
 //!
 //! **Invariant:** every name that ought to answer does, and no other. Read next: `topology.rs`.
 
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+
 use lb_lab::{Endpoint, Host, HttpClient, Pod, UdpClient};
 
 use super::{
-    NODE_PORT, answered_by, at, cluster, publish_with, tcp_answered_by, udp_answered_by,
+    NODE_PORT, TURNS, answered_by, at, cluster, on, publish_with, tcp_answered_by, udp_answered_by,
     unreachable, with_node_port, with_spec,
 };
 use crate::cluster::{Cluster, TARGET, Vip, get};
+use crate::traffic::counters;
 
 const NAMES: [&str; 3] = ["netserver-0", "netserver-1", "netserver-2"];
 
@@ -24,7 +27,7 @@ fn start(vip: &Vip) -> Option<(Cluster, [Pod; 3], Pod)> {
     Some((cluster, pods, client))
 }
 
-type Answered = fn(&Host, [std::net::SocketAddr; 2], &[&str]);
+type Answered = fn(&Host, [SocketAddr; 2], &[&str]);
 
 /// The client asks the address in the cluster and a node port on each node.
 fn everywhere(cluster: &Cluster, client: &Host, vip: &Vip, answered: Answered) {
@@ -75,6 +78,55 @@ fn should_function_for_endpoint_service_http() {
 #[test]
 fn should_function_for_endpoint_service_udp() {
     endpoint_service(udp_answered_by);
+}
+
+/// The node port at both loopback addresses.
+fn localhost() -> [SocketAddr; 2] {
+    on(
+        [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()],
+        NODE_PORT,
+    )
+}
+
+/// A node asks, and so does a pod with `hostNetwork`; both ask at localhost too.
+fn node_service(answered: Answered) {
+    let vip = with_node_port();
+    let Some((cluster, _, _)) = start(&vip) else {
+        return;
+    };
+    let pod = cluster.node(1).host_network_pod("test-container").unwrap();
+    for client in [cluster.node(0).process(), pod] {
+        everywhere(&cluster, &client, &vip, answered);
+        answered(&client, localhost(), &NAMES);
+    }
+}
+
+#[test]
+fn should_function_for_node_service_http() {
+    node_service(tcp_answered_by);
+}
+
+#[test]
+fn should_function_for_node_service_udp() {
+    node_service(udp_answered_by);
+}
+
+/// Kubernetes counts the packets that its own `curl`s at localhost make. Here no packet has that
+/// destination: what there is to count is connections, in the metrics of the Service.
+#[test]
+fn should_update_metric_for_tracking_accepted_packets_destined_for_localhost_node_ports() {
+    let vip = with_node_port();
+    let Some((cluster, _, _)) = start(&vip) else {
+        return;
+    };
+    let process = cluster.node(0).process();
+    let opened = || {
+        let metric = "lb_service_opened_total{namespace=\"default\",name=\"web\",port=\"tcp-80\"}";
+        counters(cluster.node(0))[metric]
+    };
+    let before = opened();
+    tcp_answered_by(&process, localhost(), &NAMES);
+    assert_eq!(opened() - before, 2 * TURNS as u64, "in both families");
 }
 
 #[test]

@@ -2,15 +2,16 @@
 //! `service.go`: `internalTrafficPolicy` and `externalTrafficPolicy`, and changes of the latter.
 //!
 //! **Invariant:** a node without an endpoint of its own says nothing under `Local`, and a client
-//! that a node's own endpoint answers is seen as it is. Read next: `terminating.rs`.
+//! that a node's own endpoint answers is seen as it is; a socket of the node is not left waiting but
+//! told. Read next: `terminating.rs`.
 
-use lb_lab::{Lab, Place};
+use lb_lab::{Endpoint, Lab, Place};
 
 use super::{
-    NODE_PORT, answered_by, at, cluster, dropped, health_is, source_is_kept, with_health_checks,
-    with_node_port, with_spec,
+    NODE_PORT, answered_by, at, barred, cluster, dropped, health_is, publish_with, source_is_kept,
+    with_health_checks, with_node_port, with_spec,
 };
-use crate::cluster::{Cluster, Vip};
+use crate::cluster::{Cluster, TARGET, Vip};
 use crate::common::can_run;
 
 #[test]
@@ -24,6 +25,35 @@ fn should_respect_internal_traffic_policy_local_pod_to_pod() {
     answered_by(&near, vip.remotes(), &["web"]);
     source_is_kept(&near, vip.remotes());
     dropped(&far, vip.remotes());
+}
+
+#[test]
+fn should_respect_internal_traffic_policy_local_pod_with_host_network_to_pod() {
+    let Some(mut cluster) = cluster() else { return };
+    let near = cluster.node(0).host_network_pod("near").unwrap();
+    let far = cluster.node(1).host_network_pod("far").unwrap();
+    let pod = cluster.web(0, "web");
+    let vip = with_spec(Vip::new("web", 1), "internalTrafficPolicy: Local");
+    cluster.publish(&vip, &[&pod]);
+    cluster.start_agents();
+    answered_by(&near, vip.remotes(), &["web"]);
+    barred(&far, vip.remotes());
+}
+
+#[test]
+fn should_respect_internal_traffic_policy_local_pod_and_node_to_pod_with_host_network() {
+    let Some(mut cluster) = cluster() else { return };
+    let (near, far) = (cluster.pod(0, "near"), cluster.pod(1, "far"));
+    let server = cluster.node(0).host_network_pod("web").unwrap();
+    let _server = server.serve(TARGET).unwrap();
+    let endpoint = Endpoint::from(cluster.node(0));
+    let vip = with_spec(Vip::new("web", 1), "internalTrafficPolicy: Local");
+    publish_with(&cluster, &vip, &[endpoint]);
+    cluster.start_agents();
+    answered_by(&near, vip.remotes(), &["web"]);
+    answered_by(&cluster.node(0).process(), vip.remotes(), &["web"]);
+    dropped(&far, vip.remotes());
+    barred(&cluster.node(1).process(), vip.remotes());
 }
 
 #[test]
