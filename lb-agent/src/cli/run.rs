@@ -25,6 +25,7 @@ use crate::datapath::{
     Datapath, DatapathConfig, Learner, Managed, Patterns, SocketConfig, SocketState,
 };
 
+use crate::model::cluster::NodeFacts;
 use crate::notify::Supervisor;
 use crate::plan::ids::IdLimits;
 use crate::reconcile::{Outcome, Reconciler, Settings};
@@ -122,6 +123,7 @@ async fn serve(args: &RunArgs, settings: Settings, sockets: SocketConfig) -> Res
         counters,
         audits: Audits::new(Duration::from_secs(args.audit_interval), &args.bpffs),
         learner: datapath.learner(),
+        taught: None,
         grown: datapath.grown(),
         reconciler,
         supervisor,
@@ -181,6 +183,8 @@ struct Service {
     following: bool,
     /// Who keeps masquerade addresses.
     learner: Learner,
+    /// What it was told of the node's own processes.
+    taught: Option<NodeFacts>,
     /// Changes when maps that were full have room.
     grown: watch::Receiver<u64>,
     supervisor: Supervisor,
@@ -275,6 +279,7 @@ impl Service {
     /// Tells the kernel side which addresses are whose, if that has changed.
     fn teach(&mut self) {
         if let Some(facts) = self.reconciler.take_cluster_facts() {
+            self.taught.clone_from(&facts.node);
             self.learner.learn(facts);
         }
     }
@@ -368,6 +373,10 @@ impl Service {
         };
         if !lacking.is_empty() {
             warn!("not ready: no programs on {} yet", lacking.join(", "));
+            return;
+        }
+        if self.managed.borrow().node != self.taught {
+            debug!("not ready: the node's own addresses are being written");
             return;
         }
         self.ready = true;

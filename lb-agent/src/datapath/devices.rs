@@ -231,6 +231,8 @@ pub struct Managed {
     pub lacking: std::collections::BTreeSet<String>,
     /// The node's own addresses of more than local meaning.
     pub addresses: std::collections::BTreeSet<std::net::IpAddr>,
+    /// What the programs know of the node's own processes, once the cluster's objects have told it.
+    pub node: Option<crate::model::cluster::NodeFacts>,
     /// How sockets are served.
     pub sockets: super::sockets::SocketState,
 }

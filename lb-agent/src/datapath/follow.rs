@@ -410,6 +410,7 @@ impl Follower {
             devices,
             lacking,
             addresses: self.view.node_addresses(),
+            node: self.sources.written.clone(),
             sockets: self.attacher.sockets().clone(),
         };
         let mut changed = false;

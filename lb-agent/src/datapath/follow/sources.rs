@@ -21,7 +21,7 @@ use crate::datapath::events::Todo;
 use crate::datapath::masquerade::{Masquerade, Table, everything};
 use crate::datapath::netlink;
 use crate::datapath::prefixes::Prefixes;
-use crate::model::cluster::ClusterFacts;
+use crate::model::cluster::{ClusterFacts, NodeFacts};
 use crate::model::service::IpFamily;
 
 /// Rest between two lists of all routes, so that a storm of changes costs little.
@@ -42,6 +42,8 @@ pub(super) struct Sources {
     pub(super) prefixes: Prefixes,
     pub(super) cluster: watch::Receiver<Option<ClusterFacts>>,
     pub(super) cluster_facts: ClusterFacts,
+    /// What of them about the node's own processes is in the tables.
+    pub(super) written: Option<NodeFacts>,
     /// True when routes may have changed since they were listed.
     pub(super) routes_stale: bool,
     /// When routes may be listed again.
@@ -58,6 +60,7 @@ impl Sources {
             prefixes: known.prefixes,
             cluster: known.cluster,
             cluster_facts,
+            written: None,
             routes_stale: false,
             routes_due: Instant::now(),
         }
@@ -162,6 +165,7 @@ impl Follower {
             known.push((PrefixTable::PRIMARY, for_all(&node.primary)));
             known.push((PrefixTable::LOOPBACK, for_all(&node.loopback)));
         }
+        let mut failed = false;
         for (table, wanted) in known
             .into_iter()
             .chain(pods.map(|pods| (PrefixTable::PODS, pods)))
@@ -169,7 +173,12 @@ impl Follower {
             // The next audit tries again.
             if let Err(error) = self.sources.prefixes.set(table, &wanted) {
                 warn("write addresses of the node", &error);
+                failed = true;
             }
+        }
+        if !failed {
+            let node = &self.sources.cluster_facts.node;
+            self.sources.written.clone_from(node);
         }
     }
 
