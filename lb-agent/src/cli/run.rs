@@ -71,15 +71,7 @@ async fn serve(args: &RunArgs, settings: Settings, sockets: SocketConfig) -> Res
     let mut stop = Stop::new().map_err(|e| format!("catch signals: {e}"))?;
     let supervisor = Supervisor::from_environment();
     let source = Source::find(args).await?;
-    let mut datapath = DatapathConfig::new(&args.bpffs);
-    args.kernel.apply(&mut datapath);
-    datapath.sockets = sockets;
-    datapath.pods = pod_source(&settings.options.detect_local);
-    datapath.patterns = Patterns {
-        include: args.include_interfaces.clone(),
-        exclude: args.exclude_interfaces.clone(),
-    };
-    let mut datapath = Datapath::start(&datapath)
+    let mut datapath = Datapath::start(&configured(args, &settings, sockets))
         .await
         .map_err(|e| error_chain(&e))?;
     let content = datapath.tables().dump().map_err(|e| error_chain(&e))?;
@@ -122,6 +114,7 @@ async fn serve(args: &RunArgs, settings: Settings, sockets: SocketConfig) -> Res
         counters,
         audits: Audits::new(Duration::from_secs(args.audit_interval), &args.bpffs),
         learner: datapath.learner(),
+        pods_apart: args.manifests.is_none(),
         grown: datapath.grown(),
         reconciler,
         supervisor,
@@ -134,6 +127,21 @@ async fn serve(args: &RunArgs, settings: Settings, sockets: SocketConfig) -> Res
     };
     service.follow(&mut stop, datapath.tables()).await;
     Ok(())
+}
+
+/// What the flags say about the kernel side.
+fn configured(args: &RunArgs, settings: &Settings, sockets: SocketConfig) -> DatapathConfig {
+    let mut datapath = DatapathConfig::new(&args.bpffs);
+    args.kernel.apply(&mut datapath);
+    datapath.sockets = sockets;
+    // Whoever serves by manifests need not name every pod.
+    datapath.serve_unknown_pods = args.manifests.is_some();
+    datapath.pods = pod_source(&settings.options.detect_local);
+    datapath.patterns = Patterns {
+        include: args.include_interfaces.clone(),
+        exclude: args.exclude_interfaces.clone(),
+    };
+    datapath
 }
 
 /// Where epochs and generations begin: anywhere, so that a process does not repeat those of an
@@ -181,6 +189,8 @@ struct Service {
     following: bool,
     /// Who keeps masquerade addresses.
     learner: Learner,
+    /// Pods and Namespaces are listed apart from the rest.
+    pods_apart: bool,
     /// Changes when maps that were full have room.
     grown: watch::Receiver<u64>,
     supervisor: Supervisor,
@@ -276,6 +286,9 @@ impl Service {
     fn teach(&mut self) {
         if let Some(facts) = self.reconciler.take_cluster_facts() {
             self.learner.learn(facts);
+        }
+        if let Some(rules) = self.reconciler.take_pod_rules(self.pods_apart) {
+            self.learner.learn_pods(rules);
         }
     }
 

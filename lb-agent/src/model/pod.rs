@@ -4,16 +4,30 @@
 //! **Invariant:** whoever says `off` is obeyed, be it the pod or its namespace.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A pod of this node.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Pod {
+/// Which pod.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct PodKey {
     /// Its namespace.
     pub namespace: String,
     /// Its name.
     pub name: String,
+}
+
+impl fmt::Display for PodKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// A pod of this node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pod {
+    /// Which one it is.
+    pub key: PodKey,
     /// By what the kubelet calls its cgroup.
     pub uid: String,
     /// Its sockets are to be left alone.
@@ -41,7 +55,7 @@ impl PodRules {
         namespaces: &BTreeMap<String, Namespace>,
     ) -> Self {
         let rule = |pod: &Pod| {
-            let namespace = namespaces.get(&pod.namespace);
+            let namespace = namespaces.get(&pod.key.namespace);
             let served = match (pod.sockets_off, namespace) {
                 (true, _) => false,
                 (false, Some(namespace)) => !namespace.sockets_off,
@@ -65,8 +79,10 @@ mod tests {
     #[test]
     fn a_pod_or_its_namespace_may_say_no_and_both_must_be_known_for_a_yes() {
         let pod = |uid: &str, namespace: &str, sockets_off| Pod {
-            namespace: namespace.to_owned(),
-            name: uid.to_owned(),
+            key: PodKey {
+                namespace: namespace.to_owned(),
+                name: uid.to_owned(),
+            },
             uid: uid.to_owned(),
             sockets_off,
         };

@@ -10,7 +10,7 @@ use std::process::{Child, Command};
 
 use aya::maps::{HashMap, Map, MapData};
 use lb_agent::datapath::{Learner, SocketLb, netns_cookie};
-use lb_agent::model::pod::{Namespace, Pod as PodObject, PodRules};
+use lb_agent::model::pod::{Namespace, Pod as PodObject, PodKey, PodRules};
 use lb_agent::model::tables::{Op, TableOp};
 use lb_common::abi::names;
 
@@ -105,8 +105,10 @@ fn tell(learner: &Learner, pods: &[(&str, bool)]) {
     let pods: Vec<_> = pods
         .iter()
         .map(|(uid, served)| PodObject {
-            namespace: "shop".to_owned(),
-            name: (*uid).to_owned(),
+            key: PodKey {
+                namespace: "shop".to_owned(),
+                name: (*uid).to_owned(),
+            },
             uid: (*uid).to_owned(),
             sockets_off: !served,
         })

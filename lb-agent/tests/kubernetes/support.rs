@@ -115,9 +115,11 @@ fn bad(invalid: &[Invalid]) -> String {
 fn object(object: &Object) -> String {
     match object {
         Object::Service(service) => format!("{}:{}", service.key.name, service.ports[0].port),
-        Object::EndpointSlice(_) | Object::Endpoints(..) | Object::Node(_) => {
-            name(&object.reference())
-        }
+        Object::EndpointSlice(_)
+        | Object::Endpoints(..)
+        | Object::Node(_)
+        | Object::Pod(_)
+        | Object::Namespace(_) => name(&object.reference()),
     }
 }
 
@@ -126,6 +128,8 @@ fn name(reference: &ObjectRef) -> String {
         ObjectRef::Service(key) | ObjectRef::Endpoints(key) => key.name.clone(),
         ObjectRef::EndpointSlice(key) => format!("slice-{}", key.name),
         ObjectRef::Node(name) => format!("node-{name}"),
+        ObjectRef::Pod(key) => format!("pod-{}", key.name),
+        ObjectRef::Namespace(name) => format!("namespace-{name}"),
     }
 }
 
