@@ -68,7 +68,7 @@ impl Pod {
             PodAddress::Exact(v4, v6) => (v4, v6),
         };
         let mut state = node.lab.open()?;
-        let cgroup = node.cgroup().join(format!("pod-{name}"));
+        let cgroup = node.cgroup().join(format!("pod{name}"));
         let host = state.add_host(&node.lab, Kind::Pod, name, &cgroup, (v4, v6))?;
         let pod = Self {
             host,

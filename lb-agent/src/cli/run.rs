@@ -72,15 +72,7 @@ async fn serve(args: &RunArgs, settings: Settings, sockets: SocketConfig) -> Res
     let mut stop = Stop::new().map_err(|e| format!("catch signals: {e}"))?;
     let supervisor = Supervisor::from_environment();
     let source = Source::find(args).await?;
-    let mut datapath = DatapathConfig::new(&args.bpffs);
-    args.kernel.apply(&mut datapath);
-    datapath.sockets = sockets;
-    datapath.pods = pod_source(&settings.options.detect_local);
-    datapath.patterns = Patterns {
-        include: args.include_interfaces.clone(),
-        exclude: args.exclude_interfaces.clone(),
-    };
-    let mut datapath = Datapath::start(&datapath)
+    let mut datapath = Datapath::start(&configured(args, &settings, sockets))
         .await
         .map_err(|e| error_chain(&e))?;
     let content = datapath.tables().dump().map_err(|e| error_chain(&e))?;
@@ -124,6 +116,7 @@ async fn serve(args: &RunArgs, settings: Settings, sockets: SocketConfig) -> Res
         audits: Audits::new(Duration::from_secs(args.audit_interval), &args.bpffs),
         learner: datapath.learner(),
         taught: None,
+        pods_apart: args.manifests.is_none(),
         grown: datapath.grown(),
         reconciler,
         supervisor,
@@ -136,6 +129,21 @@ async fn serve(args: &RunArgs, settings: Settings, sockets: SocketConfig) -> Res
     };
     service.follow(&mut stop, datapath.tables()).await;
     Ok(())
+}
+
+/// What the flags say about the kernel side.
+fn configured(args: &RunArgs, settings: &Settings, sockets: SocketConfig) -> DatapathConfig {
+    let mut datapath = DatapathConfig::new(&args.bpffs);
+    args.kernel.apply(&mut datapath);
+    datapath.sockets = sockets;
+    // Whoever serves by manifests need not name every pod.
+    datapath.serve_unknown_pods = args.manifests.is_some();
+    datapath.pods = pod_source(&settings.options.detect_local);
+    datapath.patterns = Patterns {
+        include: args.include_interfaces.clone(),
+        exclude: args.exclude_interfaces.clone(),
+    };
+    datapath
 }
 
 /// Where epochs and generations begin: anywhere, so that a process does not repeat those of an
@@ -185,6 +193,8 @@ struct Service {
     learner: Learner,
     /// What it was told of the node's own processes.
     taught: Option<NodeFacts>,
+    /// Pods and Namespaces are listed apart from the rest.
+    pods_apart: bool,
     /// Changes when maps that were full have room.
     grown: watch::Receiver<u64>,
     supervisor: Supervisor,
@@ -281,6 +291,9 @@ impl Service {
         if let Some(facts) = self.reconciler.take_cluster_facts() {
             self.taught.clone_from(&facts.node);
             self.learner.learn(facts);
+        }
+        if let Some(rules) = self.reconciler.take_pod_rules(self.pods_apart) {
+            self.learner.learn_pods(rules);
         }
     }
 

@@ -11,7 +11,7 @@ use std::time::Instant;
 use tokio::sync::mpsc::unbounded_channel;
 use tracing::{info, warn};
 
-use super::flags::RunArgs;
+use super::flags::{RunArgs, SocketLbName};
 use crate::error_chain;
 use crate::model::snapshot::{Object, Update};
 use crate::source::kubernetes::events::EventRecorder;
@@ -81,7 +81,10 @@ impl Source {
                     state: state.clone(),
                     recorder: Some(recorder.clone()),
                 };
-                kubernetes::watch(&client, node, outlet, Patience::default());
+                let watch = kubernetes::watch(&client, node, outlet, Patience::default());
+                if args.socket_lb == SocketLbName::All {
+                    watch.pods();
+                }
                 let recorder = Some(recorder);
                 Ok(Started { recorder, state })
             }

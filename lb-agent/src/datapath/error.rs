@@ -199,6 +199,16 @@ pub enum DatapathError {
          to a backend that is gone until they are connected anew"
     )]
     NoSocketDestroy,
+    /// The network namespaces of pods could not be found; it is tried again.
+    #[error(
+        "look at the cgroups and network namespaces of pods (needs CAP_SYS_ADMIN and the node's \
+             process ids)"
+    )]
+    Pods {
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
     /// A thread could not be started.
     #[error("start the thread that {what}")]
     Thread {

@@ -54,10 +54,11 @@ use grow::Grower;
 use loader::Wanted;
 use maps::Ifaces;
 use prefixes::Prefixes;
-use sockets::{SocketHooks, Stale};
+use sockets::{Keepers, PodLearner, SocketHooks};
 use sweep::Sweeper;
 
 use crate::model::cluster::ClusterFacts;
+use crate::model::pod::PodRules;
 
 pub use attach::{Filters, Hook, Mechanism, choose_mechanism};
 pub use counters::{ReasonCounters, ServiceCounters};
@@ -96,6 +97,8 @@ pub struct DatapathConfig {
     pub pods: PodSource,
     /// Whose sockets are served at the socket, and where.
     pub sockets: SocketConfig,
+    /// Where sockets of pods are served: also those of pods whose objects are not known.
+    pub serve_unknown_pods: bool,
     /// Use clsact filters even where the kernel has TCX.
     pub clsact_only: bool,
     /// Time between two audits of the attachments.
@@ -116,6 +119,7 @@ impl DatapathConfig {
             patterns: Patterns::default(),
             pods: PodSource::default(),
             sockets: SocketConfig::default(),
+            serve_unknown_pods: false,
             clsact_only: false,
             audit: Duration::from_secs(30),
         }
@@ -161,8 +165,7 @@ pub struct Datapath {
     pins: Pins,
     tables: KernelTables,
     sweeper: Sweeper,
-    /// Who ends sockets; nobody where none are served.
-    stale: Option<Stale>,
+    keepers: Keepers,
     grower: Grower,
     follower: JoinHandle<()>,
     managed: watch::Receiver<Managed>,
@@ -224,19 +227,19 @@ impl Datapath {
         let following = follower.start(config.audit).await?;
         let grower = Grower::start(pins.clone(), wanted, tables.written(), switches)?;
         tables.grower = Some(grower.caller());
-        let stale = match config.sockets.mode {
-            SocketLb::Off => None,
-            SocketLb::Host | SocketLb::All => Some(Stale::start(&pins, &mut tables, config.audit)?),
-        };
+        let keepers = Keepers::start(&pins, &mut tables, config)?;
         Ok(Self {
             pins,
             tables,
             sweeper,
-            stale,
             grower,
             follower: tokio::spawn(following),
             managed,
-            learner: Learner(cluster),
+            learner: Learner {
+                cluster,
+                pods: keepers.learner(),
+            },
+            keepers,
             repairs,
         })
     }
@@ -288,8 +291,7 @@ impl Datapath {
 
     /// How many sockets of UDP were ended because their backend was gone, for reading it as it changes.
     pub fn destroyed_counter(&self) -> Arc<AtomicU64> {
-        let stale = self.stale.as_ref();
-        stale.map(Stale::destroyed).unwrap_or_default()
+        self.keepers.destroyed()
     }
 
     /// How many ended flows were removed since the start.
@@ -310,12 +312,23 @@ impl Datapath {
 
 /// Takes in what the cluster's objects tell, for as long as the datapath runs.
 #[derive(Clone, Debug)]
-pub struct Learner(watch::Sender<Option<ClusterFacts>>);
+pub struct Learner {
+    cluster: watch::Sender<Option<ClusterFacts>>,
+    /// Who finds pods; nobody where their sockets are not served.
+    pods: Option<PodLearner>,
+}
 
 impl Learner {
+    /// From now on these rules decide whose sockets are served among pods.
+    pub fn learn_pods(&self, rules: PodRules) {
+        if let Some(pods) = &self.pods {
+            pods.learn(rules);
+        }
+    }
+
     /// From now on these facts count.
     pub fn learn(&self, facts: ClusterFacts) {
-        self.0.send_if_modified(|known| {
+        self.cluster.send_if_modified(|known| {
             let differs = known.as_ref() != Some(&facts);
             *known = Some(facts);
             differs

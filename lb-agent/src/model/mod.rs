@@ -8,6 +8,7 @@
 
 pub mod cluster;
 pub mod endpoint;
+pub mod pod;
 pub mod prefix;
 pub mod service;
 pub mod snapshot;

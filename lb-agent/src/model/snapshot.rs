@@ -13,6 +13,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::endpoint::{EndpointSlice, SliceKey};
+use super::pod::{Namespace, Pod, PodKey};
 use super::service::{Node, Service, ServiceKey};
 
 /// An object that a source delivers.
@@ -26,6 +27,10 @@ pub enum Object {
     Endpoints(ServiceKey, Vec<EndpointSlice>),
     /// A Node.
     Node(Node),
+    /// A pod of this node.
+    Pod(Pod),
+    /// A Namespace.
+    Namespace(Namespace),
 }
 
 /// Which object.
@@ -39,6 +44,10 @@ pub enum ObjectRef {
     Endpoints(ServiceKey),
     /// A Node by name.
     Node(String),
+    /// A pod.
+    Pod(PodKey),
+    /// A Namespace by name.
+    Namespace(String),
 }
 
 impl Object {
@@ -49,6 +58,8 @@ impl Object {
             Self::EndpointSlice(slice) => ObjectRef::EndpointSlice(slice.key.clone()),
             Self::Endpoints(key, _) => ObjectRef::Endpoints(key.clone()),
             Self::Node(node) => ObjectRef::Node(node.name.clone()),
+            Self::Pod(pod) => ObjectRef::Pod(pod.key.clone()),
+            Self::Namespace(namespace) => ObjectRef::Namespace(namespace.name.clone()),
         }
     }
 }
@@ -61,6 +72,8 @@ impl ObjectRef {
             Self::EndpointSlice(_) => Some(Kind::EndpointSlices),
             Self::Endpoints(_) => None,
             Self::Node(_) => Some(Kind::Nodes),
+            Self::Pod(_) => Some(Kind::Pods),
+            Self::Namespace(_) => Some(Kind::Namespaces),
         }
     }
 }
@@ -72,6 +85,8 @@ impl fmt::Display for ObjectRef {
             Self::EndpointSlice(key) => write!(f, "EndpointSlice {}/{}", key.namespace, key.name),
             Self::Endpoints(key) => write!(f, "Endpoints {key}"),
             Self::Node(name) => write!(f, "Node {name}"),
+            Self::Pod(key) => write!(f, "Pod {key}"),
+            Self::Namespace(name) => write!(f, "Namespace {name}"),
         }
     }
 }
@@ -107,6 +122,17 @@ pub enum Kind {
     EndpointSlices,
     /// Nodes.
     Nodes,
+    /// Pods of this node.
+    Pods,
+    /// Namespaces.
+    Namespaces,
+}
+
+impl Kind {
+    /// Says nothing but whose sockets are served.
+    pub fn is_about_pods(self) -> bool {
+        matches!(self, Self::Pods | Self::Namespaces)
+    }
 }
 
 /// What a source sends.
@@ -142,6 +168,22 @@ pub enum Update {
 }
 
 impl Update {
+    /// Says nothing but whose sockets are served.
+    pub fn is_about_pods(&self) -> bool {
+        let is_it = |reference: ObjectRef| reference.kind().is_some_and(Kind::is_about_pods);
+        match self {
+            Self::Relist { kind, .. } => kind.is_about_pods(),
+            Self::Changes(changes) => changes.iter().all(|change| {
+                is_it(match change {
+                    Change::Apply(object) => object.reference(),
+                    Change::Delete(reference) => reference.clone(),
+                    Change::Invalid(invalid) => invalid.object.clone(),
+                })
+            }),
+            Self::Reset { .. } | Self::Partial { .. } | Self::Complete => false,
+        }
+    }
+
     /// Everything there is, all of which can be read.
     pub fn reset(objects: Vec<Object>) -> Self {
         Self::Reset {

@@ -18,6 +18,7 @@ use std::net::IpAddr;
 
 use crate::model::cluster::{ClusterFacts, NodeFacts};
 use crate::model::endpoint::EndpointSlice;
+use crate::model::pod::PodRules;
 use crate::model::service::{Service, ServiceKey};
 use crate::model::snapshot::{Change, Object, ObjectRef, ServiceSnapshot, Update};
 use crate::model::tables::TableContent;
@@ -141,6 +142,10 @@ impl Reconciler {
             Update::Complete => self.complete(),
             Update::Relist { .. } | Update::Changes(_) => {}
         }
+        if update.is_about_pods() {
+            self.index.update(update);
+            return;
+        }
         let only_slices = only_slices(&update);
         let mut dirty = self.index.update(update);
         if only_slices {
@@ -240,6 +245,15 @@ impl Reconciler {
                 loopback: self.settings.options.loopback(&self.addresses.node_ports),
             }),
         })
+    }
+
+    /// Whose sockets are served among pods, if it may have changed since the last call; nothing before
+    /// the first list, nor, where they are listed `apart`, before that of pods and Namespaces.
+    pub fn take_pod_rules(&mut self, apart: bool) -> Option<PodRules> {
+        if !self.listed {
+            return None;
+        }
+        self.index.take_pod_rules(apart)
     }
 
     /// The list has become complete: what only the tables tell of is no longer wanted.

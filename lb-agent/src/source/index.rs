@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::endpoint::{EndpointSlice, SliceKey};
+use crate::model::pod::{Namespace, Pod, PodKey, PodRules};
 use crate::model::service::{Node, Service, ServiceKey};
 use crate::model::snapshot::{Change, Invalid, Kind, Object, ObjectRef, ServiceSnapshot, Update};
 
@@ -20,6 +21,12 @@ pub struct Index {
     slices_of: BTreeMap<ServiceKey, BTreeSet<SliceKey>>,
     endpoints: BTreeMap<ServiceKey, Vec<EndpointSlice>>,
     nodes: BTreeMap<String, Node>,
+    pods: BTreeMap<PodKey, Pod>,
+    namespaces: BTreeMap<String, Namespace>,
+    /// What `take_pod_rules` gives may have changed.
+    pods_changed: bool,
+    /// Kinds about pods that were listed each by itself.
+    listed_apart: BTreeSet<Kind>,
     /// Objects that are there and cannot be read.
     invalid: BTreeMap<ObjectRef, Invalid>,
     /// Slices among them, by the Service that they say to be for now.
@@ -63,6 +70,8 @@ impl Index {
     /// Replaces everything, but for the objects that cannot be read.
     fn reset(&mut self, objects: Vec<Object>, invalid: &[Invalid]) -> BTreeSet<ServiceKey> {
         let mut before = std::mem::replace(self, Self::new(self.node_name.clone()));
+        self.pods_changed = true;
+        self.listed_apart = std::mem::take(&mut before.listed_apart);
         // What can be read of an object before it could no longer be is newer than what was known.
         let kept: Vec<Object> = invalid
             .iter()
@@ -100,7 +109,16 @@ impl Index {
                 .map(ObjectRef::EndpointSlice)
                 .collect(),
             Kind::Nodes => self.nodes.keys().cloned().map(ObjectRef::Node).collect(),
+            Kind::Pods => self.pods.keys().cloned().map(ObjectRef::Pod).collect(),
+            Kind::Namespaces => {
+                let names = self.namespaces.keys().cloned();
+                names.map(ObjectRef::Namespace).collect()
+            }
         };
+        if kind.is_about_pods() {
+            self.pods_changed = true;
+            self.listed_apart.insert(kind);
+        }
         let invalid_before = self.invalid.keys();
         gone.extend(invalid_before.filter(|r| r.kind() == Some(kind)).cloned());
         let mut dirty = BTreeSet::new();
@@ -248,6 +266,17 @@ impl Index {
                 let before = self.nodes.insert(name.clone(), node);
                 self.all_if_node_changed(&name, before.as_ref())
             }
+            Object::Pod(pod) => {
+                self.pods_changed |= self.pods.get(&pod.key) != Some(&pod);
+                self.pods.insert(pod.key.clone(), pod);
+                BTreeSet::new()
+            }
+            Object::Namespace(namespace) => {
+                let name = namespace.name.clone();
+                self.pods_changed |= self.namespaces.get(&name) != Some(&namespace);
+                self.namespaces.insert(name, namespace);
+                BTreeSet::new()
+            }
         }
     }
 
@@ -277,6 +306,14 @@ impl Index {
                 let before = self.nodes.remove(name);
                 self.all_if_node_changed(name, before.as_ref())
             }
+            ObjectRef::Pod(key) => {
+                self.pods_changed |= self.pods.remove(key).is_some();
+                BTreeSet::new()
+            }
+            ObjectRef::Namespace(name) => {
+                self.pods_changed |= self.namespaces.remove(name).is_some();
+                BTreeSet::new()
+            }
         }
     }
 
@@ -290,6 +327,11 @@ impl Index {
                 slices.map(|slices| Object::Endpoints(key.clone(), slices))
             }
             ObjectRef::Node(name) => self.nodes.remove(name).map(Object::Node),
+            ObjectRef::Pod(key) => self.pods.remove(key).map(Object::Pod),
+            ObjectRef::Namespace(name) => {
+                let namespace = self.namespaces.remove(name);
+                namespace.map(Object::Namespace)
+            }
         }
     }
 
@@ -314,7 +356,18 @@ impl Index {
         self.services.keys().cloned().collect()
     }
 
-    /// All objects, as they were when they could last be read.
+    /// Whose sockets are served, if that may have changed since the last call. Where pods and
+    /// Namespaces are listed `apart` from the rest, nothing before both were.
+    pub fn take_pod_rules(&mut self, apart: bool) -> Option<PodRules> {
+        let kinds = [Kind::Pods, Kind::Namespaces];
+        if apart && !kinds.iter().all(|kind| self.listed_apart.contains(kind)) {
+            return None;
+        }
+        let rules = || PodRules::new(self.pods.values(), &self.namespaces);
+        std::mem::take(&mut self.pods_changed).then(rules)
+    }
+
+    /// All objects that Services depend on, as they were when they could last be read.
     pub fn objects(&self) -> impl Iterator<Item = Object> {
         let services = self.services.values().cloned().map(Object::Service);
         let slices = self.slices.values().cloned().map(Object::EndpointSlice);

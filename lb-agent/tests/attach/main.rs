@@ -21,6 +21,7 @@ mod halted;
 mod idle;
 mod masquerade;
 mod pinned;
+mod pods;
 mod restart;
 mod sockets;
 mod stale;

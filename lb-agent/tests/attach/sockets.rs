@@ -31,10 +31,10 @@ const PINS: [&str; 8] = [
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 
 /// A cgroup below the root of the hierarchy; removed when dropped.
-struct Cgroup(PathBuf);
+pub(crate) struct Cgroup(pub(crate) PathBuf);
 
 impl Cgroup {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mounts = fs::read_to_string("/proc/mounts").unwrap();
         let mount = mounts.lines().find_map(|line| {
             let mut fields = line.split(' ').skip(1);
@@ -69,7 +69,7 @@ impl Drop for Cgroup {
     }
 }
 
-fn config(bpffs: &Path, mode: SocketLb, cgroup: &Cgroup) -> DatapathConfig {
+pub(crate) fn config(bpffs: &Path, mode: SocketLb, cgroup: &Cgroup) -> DatapathConfig {
     let mut config = DatapathConfig::new(bpffs);
     config.sockets = SocketConfig {
         mode,

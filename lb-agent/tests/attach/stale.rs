@@ -38,15 +38,15 @@ const SERVICE_V6: u32 = 2;
 const SERVICE_TCP: u32 = 3;
 const GENERATION: u32 = 7;
 const EPOCH: u32 = 3;
-const FRONTEND: &str = "10.96.0.10";
+pub(crate) const FRONTEND: &str = "10.96.0.10";
 /// Of each family the addresses of two backends of UDP; their ids are 1, 2 and 11, 12.
-const BACKENDS: [&str; 2] = ["10.244.0.5", "10.244.0.6"];
+pub(crate) const BACKENDS: [&str; 2] = ["10.244.0.5", "10.244.0.6"];
 const BACKENDS_V6: [&str; 2] = ["fd00:244::5", "fd00:244::6"];
 /// Longer than from a change to the end of the scan for it.
-const LONG: Duration = Duration::from_millis(600);
+pub(crate) const LONG: Duration = Duration::from_millis(600);
 
 /// A node with the kernel side running, where nothing happens beside what a test does.
-struct Node {
+pub(crate) struct Node {
     datapath: Datapath,
     runtime: tokio::runtime::Runtime,
     v4: Sockets<[u8; 4]>,
@@ -57,13 +57,18 @@ struct Node {
 impl Node {
     /// With frontends and backends in the tables, and the addresses of backends on this node.
     fn start(bpffs: &Path) -> Self {
+        Self::fill(&DatapathConfig::new(bpffs))
+    }
+
+    /// The same as chosen.
+    pub(crate) fn fill(config: &DatapathConfig) -> Self {
         for address in BACKENDS {
             ip(&format!("addr add {address}/32 dev lo"));
         }
         for address in BACKENDS_V6 {
             ip(&format!("addr add {address}/128 dev lo nodad"));
         }
-        let mut node = Self::restart(&DatapathConfig::new(bpffs));
+        let mut node = Self::restart(config);
         let v6 = "fd00:96::10"
             .parse::<std::net::Ipv6Addr>()
             .unwrap()
@@ -119,12 +124,12 @@ impl Node {
         }
     }
 
-    fn stop(self) {
+    pub(crate) fn stop(self) {
         let _entered = self.runtime.enter();
         self.datapath.stop();
     }
 
-    fn apply(&mut self, op: Op) {
+    pub(crate) fn apply(&mut self, op: Op) {
         self.datapath.tables().apply(&op).unwrap();
     }
 
@@ -136,7 +141,7 @@ impl Node {
     }
 
     /// Writes the entry that leads from a backend back to `frontend`, or that of IPv6.
-    fn remember(&mut self, socket: &UdpSocket, to: &str, backend: u32, frontend: &str) {
+    pub(crate) fn remember(&mut self, socket: &UdpSocket, to: &str, backend: u32, frontend: &str) {
         let cookie = cookie(socket);
         match to.parse::<IpAddr>().unwrap().to_canonical() {
             IpAddr::V4(to) => {
@@ -157,7 +162,7 @@ impl Node {
         }
     }
 
-    fn destroyed(&self) -> u64 {
+    pub(crate) fn destroyed(&self) -> u64 {
         self.destroyed.load(Ordering::Relaxed)
     }
 
@@ -199,7 +204,7 @@ fn v4(address: &str) -> [u8; 4] {
 }
 
 /// A socket that talks to port 53 of an address.
-fn connect(to: &str) -> UdpSocket {
+pub(crate) fn connect(to: &str) -> UdpSocket {
     let to: IpAddr = to.parse().unwrap();
     let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
     let socket = UdpSocket::bind(any).unwrap();
@@ -224,7 +229,7 @@ fn cookie(socket: &UdpSocket) -> u64 {
     cookie
 }
 
-fn wait_for_end(what: &str, socket: &UdpSocket) {
+pub(crate) fn wait_for_end(what: &str, socket: &UdpSocket) {
     wait_until(what, || socket.peer_addr().is_err());
     // Who waits for an answer is woken with an error, who sends is told that nobody is there.
     let error = socket.recv(&mut [0; 16]).unwrap_err();
@@ -249,7 +254,7 @@ fn listen(at: &str) -> UdpSocket {
     socket
 }
 
-fn pause(time: Duration) {
+pub(crate) fn pause(time: Duration) {
     let end = Instant::now() + time;
     wait_until("the end of a pause", || Instant::now() >= end);
 }

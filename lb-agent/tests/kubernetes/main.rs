@@ -10,6 +10,7 @@ mod events;
 mod index;
 mod invalid;
 mod lists;
+mod pods;
 mod server;
 mod streams;
 mod support;

@@ -14,6 +14,8 @@ pub(crate) struct Request {
     pub(crate) method: String,
     pub(crate) target: String,
     pub(crate) body: String,
+    /// In what form objects are wanted.
+    pub(crate) accept: String,
 }
 
 impl Request {
@@ -188,7 +190,7 @@ async fn serve(
 }
 
 async fn read(stream: &mut BufReader<TcpStream>) -> Option<Request> {
-    let mut length = 0;
+    let (mut length, mut accept) = (0, String::new());
     let mut first = String::new();
     stream.read_line(&mut first).await.ok()?;
     loop {
@@ -200,6 +202,9 @@ async fn read(stream: &mut BufReader<TcpStream>) -> Option<Request> {
         if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
             length = value.trim().parse().ok()?;
         }
+        if let Some(value) = line.to_lowercase().strip_prefix("accept:") {
+            value.trim().clone_into(&mut accept);
+        }
     }
     let mut body = vec![0; length];
     stream.read_exact(&mut body).await.ok()?;
@@ -208,5 +213,6 @@ async fn read(stream: &mut BufReader<TcpStream>) -> Option<Request> {
         method: words.next()?.to_owned(),
         target: words.next()?.to_owned(),
         body: String::from_utf8(body).ok()?,
+        accept,
     })
 }

@@ -61,10 +61,33 @@ impl Following {
         Self { updates }
     }
 
+    /// One that follows pods and Namespaces too.
+    pub(crate) async fn with_pods(url: &str) -> Self {
+        let access = Access {
+            api_server: Some(url.to_owned()),
+            kubeconfig: None,
+        };
+        let client = connect(&access).await.unwrap();
+        let (sender, updates) = unbounded_channel();
+        let outlet = Outlet {
+            updates: sender,
+            state: None,
+            remembered: false,
+            recorder: None,
+        };
+        watch(&client, "this-node", outlet, patience()).pods();
+        Self { updates }
+    }
+
+    /// The next update.
+    pub(crate) async fn update(&mut self) -> Update {
+        let next = timeout(LIMIT, self.updates.recv()).await;
+        next.unwrap().unwrap().update
+    }
+
     /// The next update in words.
     pub(crate) async fn next(&mut self) -> String {
-        let next = timeout(LIMIT, self.updates.recv()).await;
-        words(&next.unwrap().unwrap().update)
+        words(&self.update().await)
     }
 
     /// Nothing comes for a while.
@@ -115,9 +138,11 @@ fn bad(invalid: &[Invalid]) -> String {
 fn object(object: &Object) -> String {
     match object {
         Object::Service(service) => format!("{}:{}", service.key.name, service.ports[0].port),
-        Object::EndpointSlice(_) | Object::Endpoints(..) | Object::Node(_) => {
-            name(&object.reference())
-        }
+        Object::EndpointSlice(_)
+        | Object::Endpoints(..)
+        | Object::Node(_)
+        | Object::Pod(_)
+        | Object::Namespace(_) => name(&object.reference()),
     }
 }
 
@@ -126,6 +151,8 @@ fn name(reference: &ObjectRef) -> String {
         ObjectRef::Service(key) | ObjectRef::Endpoints(key) => key.name.clone(),
         ObjectRef::EndpointSlice(key) => format!("slice-{}", key.name),
         ObjectRef::Node(name) => format!("node-{name}"),
+        ObjectRef::Pod(key) => format!("pod-{}", key.name),
+        ObjectRef::Namespace(name) => format!("namespace-{name}"),
     }
 }
 

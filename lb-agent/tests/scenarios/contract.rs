@@ -239,7 +239,11 @@ fn endpoints(scenario: &Scenario) -> BTreeSet<(String, String)> {
         .iter()
         .filter_map(|object| match object {
             Object::Service(service) => Some(service.key.to_string()),
-            Object::EndpointSlice(_) | Object::Endpoints(..) | Object::Node(_) => None,
+            Object::EndpointSlice(_)
+            | Object::Endpoints(..)
+            | Object::Node(_)
+            | Object::Pod(_)
+            | Object::Namespace(_) => None,
         })
         .collect();
     let mut found = BTreeSet::new();

@@ -61,7 +61,7 @@ fn concerns(change: &Change) -> Option<String> {
     match reference {
         ObjectRef::Service(key) | ObjectRef::Endpoints(key) => Some(key.name),
         ObjectRef::EndpointSlice(key) => Some(key.name[..1].to_owned()),
-        ObjectRef::Node(_) => None,
+        ObjectRef::Node(_) | ObjectRef::Pod(_) | ObjectRef::Namespace(_) => None,
     }
 }
 

@@ -29,6 +29,7 @@ mod marks;
 mod nodeport;
 mod not_ours;
 mod path_mtu;
+mod pod_sockets;
 mod reject;
 mod removals;
 mod sockets;

@@ -7,23 +7,33 @@
 mod diag;
 mod hooks;
 mod link;
+mod namespaces;
 mod netns;
+mod pods;
 mod probe;
 mod stale;
 mod trigger;
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use aya::sys::BpfHelper;
 
+use super::DatapathConfig;
+use super::error::DatapathError;
 use super::loader::SocketSettings;
+use super::maps::KernelTables;
+use super::pins::Pins;
 use super::probe::has_helper;
 use crate::error_chain;
+use namespaces::Namespaces;
+use stale::Stale;
 
 pub(super) use hooks::SocketHooks;
+pub(super) use namespaces::PodLearner;
 pub(super) use probe::{attached, probe};
-pub(super) use stale::Stale;
 pub(super) use trigger::Trigger;
 
 pub use netns::{learn_netns_cookie, netns_cookie};
@@ -58,6 +68,52 @@ pub struct SocketConfig {
     pub mode: SocketLb,
     /// The cgroup v2 folder whose processes are; none: there is no such hierarchy.
     pub cgroup: Option<PathBuf>,
+}
+
+/// The threads that look after sockets; they end with it.
+pub(super) struct Keepers {
+    /// Who ends sockets; nobody where none are served.
+    stale: Option<Stale>,
+    /// Who finds pods; nobody where their sockets are not served.
+    namespaces: Option<Namespaces>,
+}
+
+impl Keepers {
+    pub(super) fn start(
+        pins: &Pins,
+        tables: &mut KernelTables,
+        config: &DatapathConfig,
+    ) -> Result<Self, DatapathError> {
+        let mode = config.sockets.mode;
+        let namespaces = match &config.sockets.cgroup {
+            Some(cgroup) if mode == SocketLb::All => {
+                let unknown = config.serve_unknown_pods;
+                Some(Namespaces::start(pins, cgroup, unknown, config.audit)?)
+            }
+            _ => None,
+        };
+        let stale = match mode {
+            SocketLb::Off => None,
+            SocketLb::Host | SocketLb::All => Some(Stale::start(
+                pins,
+                tables,
+                namespaces.as_ref(),
+                config.audit,
+            )?),
+        };
+        Ok(Self { stale, namespaces })
+    }
+
+    /// Where to tell which pods are served.
+    pub(super) fn learner(&self) -> Option<PodLearner> {
+        self.namespaces.as_ref().map(Namespaces::learner)
+    }
+
+    /// How many sockets were ended.
+    pub(super) fn destroyed(&self) -> Arc<AtomicU64> {
+        let stale = self.stale.as_ref();
+        stale.map(Stale::destroyed).unwrap_or_default()
+    }
 }
 
 /// How sockets are served.

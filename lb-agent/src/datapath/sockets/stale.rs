@@ -25,6 +25,8 @@ use lb_common::abi::{
 use nix::errno::Errno;
 
 use super::diag::{Diag, Family, UdpSocket};
+use super::namespaces::{Namespaces, Places};
+use super::pods::Visitor;
 use super::trigger::Trigger;
 use crate::datapath::error::DatapathError;
 use crate::datapath::maps::{FamilyMaps, Hash, KernelTables, Raw, failed, is_missing, open_hash};
@@ -97,14 +99,16 @@ pub(in crate::datapath) struct Stale {
 }
 
 impl Stale {
-    /// Scans the calling thread's network namespace now, whenever `tables` lose something that sockets
-    /// may depend on, and each `audit`.
+    /// Scans the calling thread's network namespace and those of `pods` now, whenever `tables` lose
+    /// something that sockets may depend on, and each `audit`.
     pub(in crate::datapath) fn start(
         pins: &Pins,
         tables: &mut KernelTables,
+        pods: Option<&Namespaces>,
         audit: Duration,
     ) -> Result<Self, DatapathError> {
-        let mut scanner = Scanner::open(pins, tables)?;
+        let pods = pods.map(Namespaces::places).unwrap_or_default();
+        let mut scanner = Scanner::open(pins, tables, pods)?;
         let signal = Arc::new(Signal {
             asked: AtomicBool::new(true),
             ending: AtomicBool::new(false),
@@ -188,21 +192,45 @@ fn run(scanner: &mut Scanner, signal: &Signal, audit: Duration, destroyed: &Atom
 struct Scanner {
     v4: Peers<[u8; 4]>,
     v6: Peers<[u8; 16]>,
+    pods: Places,
 }
 
 impl Scanner {
-    fn open(pins: &Pins, tables: &KernelTables) -> Result<Self, DatapathError> {
+    fn open(pins: &Pins, tables: &KernelTables, pods: Places) -> Result<Self, DatapathError> {
         let v4 = (names::SOCKETS_V4, names::PREFIXES_V4);
         let v6 = (names::SOCKETS_V6, names::PREFIXES_V6);
         Ok(Self {
             v4: Peers::open(pins, v4, &tables.v4)?,
             v6: Peers::open(pins, v6, &tables.v6)?,
+            pods,
         })
     }
 
-    /// Ends every stale socket of the namespace that the calling thread is in.
+    /// Ends every stale socket of the namespace that the calling thread is in, and of pods.
     fn scan(&mut self, destroyed: &AtomicU64) -> Result<(), DatapathError> {
-        let mut diag = Diag::open().map_err(failed_to("ask for sockets"))?;
+        let own = Diag::open().map_err(failed_to("ask for sockets"))?;
+        self.scan_namespace(own, destroyed)?;
+        let places = self.pods.all();
+        if places.is_empty() {
+            return Ok(());
+        }
+        let visitor = Visitor::new().map_err(failed_to("enter namespaces of pods to ask"))?;
+        for place in places {
+            // What is asked there goes on being about it. A pod may be gone by now.
+            let asked = visitor.visit(&place, Diag::open);
+            let asked = asked.and_then(Option::transpose);
+            if let Some(diag) = asked.map_err(failed_to("ask for sockets of a pod"))? {
+                self.scan_namespace(diag, destroyed)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn scan_namespace(
+        &mut self,
+        mut diag: Diag,
+        destroyed: &AtomicU64,
+    ) -> Result<(), DatapathError> {
         let mut stale = Vec::new();
         for family in [Family::Inet, Family::Inet6] {
             let mut failure = None;

@@ -18,6 +18,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use crate::model::endpoint::{
     Endpoint, EndpointPort, EndpointSlice, RejectedEndpoint, SliceKey, WEIGHT_DEFAULT,
 };
+use crate::model::pod::{Namespace, Pod, PodKey};
 use crate::model::service::{IpFamily, Node, Service, ServiceKey, ServicePort, ServiceType};
 
 pub(crate) use classic::endpoints;
@@ -40,6 +41,10 @@ pub(crate) const LABEL_SERVICE_NAME: &str = "kubernetes.io/service-name";
 const LABEL_ZONE: &str = "topology.kubernetes.io/zone";
 /// The annotation that chooses how a Service's backends are chosen.
 const ANNOTATION_ALGORITHM: &str = "lb-agent/algorithm";
+/// The annotation of a pod or Namespace whose sockets are to be left alone, with the value `off`.
+const ANNOTATION_SOCKET_LB: &str = "lb-agent/socket-lb";
+/// The annotation by which the object of a static pod tells the uid that its kubelet knows it by.
+pub(crate) const ANNOTATION_CONFIG_HASH: &str = "kubernetes.io/config.hash";
 /// How long `ClientIP` affinity lasts when the Service does not say.
 const DEFAULT_AFFINITY_SECS: i32 = 10_800;
 /// The longest that an affinity may last.
@@ -356,6 +361,34 @@ fn affinity(spec: &core::ServiceSpec) -> Result<Option<u32>> {
             format!("{seconds} is not within 1 and {AFFINITY_SECS_MAX}"),
         ),
     }
+}
+
+/// A pod of this node. One without a uid, in a manifest, is known by its name.
+pub(crate) fn pod(meta: &ObjectMeta) -> Result<Pod> {
+    let ServiceKey { namespace, name } = namespaced(meta)?;
+    let hash = annotation(meta, ANNOTATION_CONFIG_HASH);
+    let uid = hash.or(meta.uid.as_deref()).filter(|uid| !uid.is_empty());
+    Ok(Pod {
+        uid: uid.unwrap_or(&name).to_owned(),
+        key: PodKey { namespace, name },
+        sockets_off: says_sockets_off(meta),
+    })
+}
+
+/// A Namespace.
+pub(crate) fn namespace(meta: &ObjectMeta) -> Result<Namespace> {
+    Ok(Namespace {
+        name: name(meta)?,
+        sockets_off: says_sockets_off(meta),
+    })
+}
+
+fn says_sockets_off(meta: &ObjectMeta) -> bool {
+    annotation(meta, ANNOTATION_SOCKET_LB).is_some_and(|word| word.trim() == "off")
+}
+
+fn annotation<'a>(meta: &'a ObjectMeta, key: &str) -> Option<&'a str> {
+    meta.annotations.as_ref()?.get(key).map(String::as_str)
 }
 
 fn name(meta: &ObjectMeta) -> Result<String> {

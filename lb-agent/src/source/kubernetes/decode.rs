@@ -18,6 +18,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use crate::model::endpoint::SliceKey;
+use crate::model::pod::PodKey;
 use crate::model::service::ServiceKey;
 use crate::model::snapshot::{Kind, Object, ObjectRef};
 use crate::source::convert::{self, FieldError};
@@ -113,7 +114,8 @@ impl<'de> Deserialize<'de> for Ours {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Ours, A::Error> {
                 let mut ours = BTreeMap::new();
                 while let Some(key) = map.next_key::<String>()? {
-                    if key.starts_with(ANNOTATIONS) || key == INITIAL_EVENTS_END {
+                    let known = [INITIAL_EVENTS_END, convert::ANNOTATION_CONFIG_HASH];
+                    if key.starts_with(ANNOTATIONS) || known.contains(&key.as_str()) {
                         ours.insert(key, map.next_value()?);
                     } else {
                         map.next_value::<IgnoredAny>()?;
@@ -272,6 +274,46 @@ impl Watched for Node {
     }
 }
 
+/// A pod; nothing but its metadata is read.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Pod {
+    metadata: Meta,
+}
+
+impl Watched for Pod {
+    const KIND: Kind = Kind::Pods;
+
+    fn meta(&mut self) -> &mut Meta {
+        &mut self.metadata
+    }
+
+    fn convert(self) -> Result<Option<Object>, Unread> {
+        let pod = convert::pod(&self.metadata.into_object_meta())?;
+        Ok(Some(Object::Pod(pod)))
+    }
+}
+
+/// A Namespace; nothing but its metadata is read.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Namespace {
+    metadata: Meta,
+}
+
+impl Watched for Namespace {
+    const KIND: Kind = Kind::Namespaces;
+
+    fn meta(&mut self) -> &mut Meta {
+        &mut self.metadata
+    }
+
+    fn convert(self) -> Result<Option<Object>, Unread> {
+        let namespace = convert::namespace(&self.metadata.into_object_meta())?;
+        Ok(Some(Object::Namespace(namespace)))
+    }
+}
+
 /// Reads one page of a list.
 pub(super) fn page<T: Watched>(bytes: &[u8]) -> Result<Page, serde_json::Error> {
     #[derive(Deserialize)]
@@ -419,7 +461,7 @@ fn decode<T: Watched>(object: &[u8]) -> Decoded {
     };
     let service = match T::KIND {
         Kind::EndpointSlices => meta.service(),
-        Kind::Services | Kind::Nodes => None,
+        Kind::Services | Kind::Nodes | Kind::Pods | Kind::Namespaces => None,
     };
     let item = Item {
         reference: reference_of(T::KIND, meta.namespace.as_deref(), meta.name)?,
@@ -464,6 +506,8 @@ fn reference_of(
         Kind::Services => ObjectRef::Service(ServiceKey { namespace, name }),
         Kind::EndpointSlices => ObjectRef::EndpointSlice(SliceKey { namespace, name }),
         Kind::Nodes => ObjectRef::Node(name),
+        Kind::Pods => ObjectRef::Pod(PodKey { namespace, name }),
+        Kind::Namespaces => ObjectRef::Namespace(name),
     })
 }
 

@@ -21,7 +21,7 @@ use super::failure::Health;
 use crate::model::snapshot::{Change, Invalid, Kind, Object, ObjectRef, Update};
 use crate::source::Delivery;
 
-/// The kinds that are listed.
+/// The kinds that Services depend on: nothing is handed on before each has its first list.
 const KINDS: [Kind; 3] = [Kind::Services, Kind::EndpointSlices, Kind::Nodes];
 /// The reason of the event about a Service that cannot be read.
 const REASON_INVALID: &str = "Invalid";
@@ -126,11 +126,10 @@ impl Hub {
 
 impl Desk {
     fn send(&mut self, received: Instant, update: Update) {
-        let recorded = self
-            .outlet
-            .state
-            .as_ref()
-            .map(|state| state.record(&update));
+        let state = self.outlet.state.as_ref();
+        // Who is served at the socket is found out anew after a reboot, before it matters.
+        let state = state.filter(|_| !update.is_about_pods());
+        let recorded = state.map(|state| state.record(&update));
         // A closed channel means that the agent is about to end.
         drop(self.outlet.updates.send(Delivery { received, update }));
         drop(recorded);
@@ -190,6 +189,9 @@ impl Desk {
         let Some(First { lists, later }) = self.first.take() else {
             return;
         };
+        let (aside, lists): (BTreeMap<_, _>, _) = lists
+            .into_iter()
+            .partition(|(kind, _)| kind.is_about_pods());
         let objects = together(lists);
         let invalid: Vec<Invalid> = self.invalid.values().cloned().collect();
         let mut changes: Vec<Change> = later.into_values().collect();
@@ -205,6 +207,15 @@ impl Desk {
             };
             self.send(received, update);
             changes.extend(invalid.into_iter().map(Change::Invalid));
+        }
+        for (kind, objects) in aside {
+            let invalid = Vec::new();
+            let update = Update::Relist {
+                kind,
+                objects,
+                invalid,
+            };
+            self.send(received, update);
         }
         if !changes.is_empty() {
             self.send(received, Update::Changes(changes));

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Objects from the API server: Services, their EndpointSlices, and this node's own Node.
+//! Objects from the API server: Services, their EndpointSlices, and this node's own Node; on demand its
+//! pods and the Namespaces.
 //!
 //! [`connect()`] finds the server, [`watch`] follows it for as long as anybody takes updates. Each
 //! kind is followed by a task of its own (`follow`); `hub` brings them together.
@@ -92,31 +93,65 @@ impl Patience {
     }
 }
 
+/// What follows an API server, to ask it for more.
+pub struct Watch {
+    all: (Client, Arc<Hub>, Patience),
+    node: String,
+}
+
+impl Watch {
+    /// Follows the pods of this node and all Namespaces too. Only their metadata is asked for, and
+    /// nothing else waits for them.
+    pub fn pods(&self) {
+        let pods = Query {
+            path: "/api/v1/pods",
+            resource: "pods",
+            labels: None,
+            fields: Some(format!("spec.nodeName={}", self.node)),
+            metadata: true,
+        };
+        let namespaces = Query {
+            path: "/api/v1/namespaces",
+            resource: "namespaces",
+            labels: None,
+            fields: None,
+            metadata: true,
+        };
+        tokio::spawn(follower::<decode::Pod>(pods, &self.all).run());
+        tokio::spawn(follower::<decode::Namespace>(namespaces, &self.all).run());
+    }
+}
+
 /// Follows the API server on tasks of the current runtime, until nobody takes updates any more.
-pub fn watch(client: &Client, node: &str, outlet: Outlet, patience: Patience) {
+pub fn watch(client: &Client, node: &str, outlet: Outlet, patience: Patience) -> Watch {
     let hub = Arc::new(Hub::new(outlet));
     let services = Query {
         path: "/api/v1/services",
         resource: "services",
         labels: Some(SERVICE_LABELS),
         fields: Some(SERVICE_FIELDS.to_owned()),
+        metadata: false,
     };
     let slices = Query {
         path: "/apis/discovery.k8s.io/v1/endpointslices",
         resource: "endpointslices",
         labels: Some(SLICE_LABELS),
         fields: None,
+        metadata: false,
     };
     let nodes = Query {
         path: "/api/v1/nodes",
         resource: "nodes",
         labels: None,
         fields: Some(format!("metadata.name={node}")),
+        metadata: false,
     };
     let all = (client.clone(), hub, patience);
     tokio::spawn(follower::<decode::Service>(services, &all).run());
     tokio::spawn(follower::<decode::EndpointSlice>(slices, &all).run());
     tokio::spawn(follower::<decode::Node>(nodes, &all).run());
+    let node = node.to_owned();
+    Watch { all, node }
 }
 
 fn follower<T: decode::Watched>(

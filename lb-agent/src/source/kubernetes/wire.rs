@@ -46,6 +46,8 @@ pub(super) struct Query {
     pub(super) labels: Option<&'static str>,
     /// Which fields.
     pub(super) fields: Option<String>,
+    /// Only their metadata.
+    pub(super) metadata: bool,
 }
 
 /// What to watch.
@@ -72,7 +74,12 @@ impl Query {
             continue_token,
             ..ListParams::default()
         };
-        let request = Request::new(self.path).list(&params);
+        let request = Request::new(self.path);
+        let request = if self.metadata {
+            request.list_metadata(&params)
+        } else {
+            request.list(&params)
+        };
         self.send(client, "list", request.map_err(|e| unbuilt(&e))?)
             .await
     }
@@ -95,7 +102,12 @@ impl Query {
             From::Everything => "",
             From::Version(version) => version,
         };
-        let request = Request::new(self.path).watch(&params, version);
+        let request = Request::new(self.path);
+        let request = if self.metadata {
+            request.watch_metadata(&params, version)
+        } else {
+            request.watch(&params, version)
+        };
         self.send(client, "watch", request.map_err(|e| unbuilt(&e))?)
             .await
     }

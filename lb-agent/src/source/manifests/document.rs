@@ -9,6 +9,8 @@ use std::fmt;
 
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -154,11 +156,26 @@ fn is_blank(text: &str) -> bool {
 
 /// True for the beginning of a kind that is read here.
 fn is_cut(kind: &str) -> bool {
-    const KINDS: [&str; 5] = ["Service", "Endpoints", "EndpointSlice", "Node", "List"];
+    const KINDS: [&str; 7] = [
+        "Service",
+        "Endpoints",
+        "EndpointSlice",
+        "Node",
+        "Pod",
+        "Namespace",
+        "List",
+    ];
     let starts = |known: &str| known.len() > kind.len() && known.starts_with(kind);
     KINDS
         .iter()
         .any(|known| starts(known) || starts(&format!("{known}List")))
+}
+
+/// An object of which only the metadata is read.
+#[derive(Debug, Deserialize)]
+struct Named {
+    #[serde(default)]
+    metadata: ObjectMeta,
 }
 
 struct Reader<'a> {
@@ -231,14 +248,22 @@ impl Reader<'_> {
             ("v1", "Endpoints") => parse::<core::Endpoints, _>(value, convert::endpoints)
                 .map(|(key, slices)| Object::Endpoints(key, slices)),
             ("v1", "Node") => parse(value, convert::node).map(Object::Node),
+            ("v1", "Pod") => {
+                parse(value, |pod: &Named| convert::pod(&pod.metadata)).map(Object::Pod)
+            }
+            ("v1", "Namespace") => {
+                parse(value, |one: &Named| convert::namespace(&one.metadata)).map(Object::Namespace)
+            }
             ("discovery.k8s.io/v1", "EndpointSlice") => {
                 parse::<discovery::EndpointSlice, _>(value, convert::endpoint_slice)
                     .map(Object::EndpointSlice)
             }
-            (_, "Service" | "Endpoints" | "Node" | "EndpointSlice") => Err(FieldError {
-                field: "apiVersion".to_owned(),
-                message: format!("unknown version {version:?} of {kind}"),
-            }),
+            (_, "Service" | "Endpoints" | "Node" | "Pod" | "Namespace" | "EndpointSlice") => {
+                Err(FieldError {
+                    field: "apiVersion".to_owned(),
+                    message: format!("unknown version {version:?} of {kind}"),
+                })
+            }
             // Not one of ours, but the file may end in the middle of the word.
             _ if value.get("metadata").is_none() && is_cut(&kind) => Err(FieldError {
                 field: "kind".to_owned(),
