@@ -2,7 +2,7 @@
 //! `conntrack.go`, `loadbalancer.go`: UDP clients that keep their port while servers change.
 //!
 //! Kubernetes asks until somebody answers; here the first datagram after the change counts.
-//! **Invariant:** one socket per client and address, opened once, but where upstream has it otherwise.
+//! **Invariant:** one socket per client and address, opened once, but where Kubernetes has it otherwise.
 //! Read next: `invalid.rs`.
 #![expect(clippy::unwrap_used, reason = "a test ends at the first failure")]
 
@@ -93,7 +93,7 @@ fn should_be_able_to_preserve_udp_traffic_when_server_pod_cycles_for_a_cluster_i
     cycle(&mut cluster, &vip, [&first, &second], &sockets);
 }
 
-/// As upstream's client, this one has a port that stays and a socket for each datagram.
+/// As the client of Kubernetes, this one has a port that stays and a socket for each datagram.
 #[test]
 fn should_be_able_to_preserve_udp_traffic_when_server_pod_cycles_for_a_cluster_ip_service_and_client_is_host_network()
  {
