@@ -152,12 +152,17 @@ fn load(ebpf: &mut Ebpf) -> Vec<Loaded> {
         .programs_mut()
         .map(|(name, program)| {
             // The verifier's log is in the error.
-            match program {
-                Program::SchedClassifier(program) => program.load(),
-                Program::CgroupSockAddr(program) => program.load(),
-                other => panic!("teach this test to load {name}, a {:?}", other.prog_type()),
-            }
-            .expect("the program loads");
+            let verdict = if let Program::SchedClassifier(program) = program {
+                program.load()
+            } else if let Program::CgroupSockAddr(program) = program {
+                program.load()
+            } else {
+                panic!(
+                    "teach this test to load {name}, a {:?}",
+                    program.prog_type()
+                )
+            };
+            verdict.expect("the program loads");
             Loaded {
                 name: name.to_owned(),
                 info: program.info().expect("a loaded program has information"),

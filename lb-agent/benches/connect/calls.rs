@@ -7,7 +7,7 @@
 //! difference is the program's.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
@@ -189,7 +189,7 @@ fn connect_once(sockets: &[OwnedFd], peer: &Raw) -> f64 {
 }
 
 fn connect_again(sockets: &[OwnedFd], peer: &Raw) -> f64 {
-    let socket = sockets.first().map_or(-1, |socket| socket.as_raw_fd());
+    let socket = sockets.first().map_or(-1, AsRawFd::as_raw_fd);
     // The first calls find nothing in the caches and nothing noted of the socket.
     for _ in 0..AGAIN / 10 {
         peer.connect(socket);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `cargo xtask bench connect`: what connect() costs with and without programs at the socket.
+//! `cargo xtask bench connect`: what a connect costs with and without programs at the socket.
 //!
 //! **Invariant:** programs are attached to cgroups of the bench's own only, and nothing is pinned: all
 //! of it is gone with this process. A target that is missed is shown and is no failure.
@@ -25,11 +25,11 @@ use calls::{Case, Measured, With};
 use report::Report;
 use stage::Stage;
 
-/// What connect() costs, by sockets of UDP that are connected and sent nowhere
+/// What a connect costs, by sockets of UDP that are connected and sent nowhere
 ///
 /// Needs root. Attaches programs to three cgroups of its own, in a network namespace of its own: none,
 /// an empty one, and the agent's with tables of many Services. All of them have their turn in every
-/// round. A socket of UDP, because its connect() sends nothing: what is measured is the call.
+/// round. A socket of UDP, because its connect sends nothing: what is measured is the call.
 #[derive(Parser)]
 struct Args {
     /// A few seconds instead of half a minute: fewer Services and rounds; for a look, not for targets

@@ -80,24 +80,28 @@ impl Report {
     }
 
     pub(crate) fn table(&self) -> String {
-        let mut text = format!(
-            "{} Services; nanoseconds a call of connect()\n\n{:<40} {:>7} {:>7} {:>7} {:>9}\n",
-            self.services, "", "bare", "empty", "ours", "to empty"
-        );
-        for case in &self.cases {
-            text += &format!(
-                "{:<40} {:>7.0} {:>+7.0} {:>+7.0} {:>8.2}x\n",
+        let mut lines = vec![
+            format!("{} Services; nanoseconds a call\n", self.services),
+            format!(
+                "{:<40} {:>7} {:>7} {:>7} {:>9}",
+                "", "bare", "empty", "ours", "to empty"
+            ),
+        ];
+        lines.extend(self.cases.iter().map(|case| {
+            format!(
+                "{:<40} {:>7.0} {:>+7.0} {:>+7.0} {:>8.2}x",
                 case.name, case.bare_ns, case.empty_ns, case.median_ns, case.ratio_to_floor
-            );
-        }
-        for target in &self.targets {
+            )
+        }));
+        lines.push(String::new());
+        lines.extend(self.targets.iter().map(|target| {
             let mark = if target.met { "✓" } else { "✗ MISSED" };
-            text += &format!(
-                "\n{:<40} wanted {:.1}, measured {:.2} {mark}",
+            format!(
+                "{:<40} wanted {:.1}, measured {:.2} {mark}",
                 target.name, target.wanted, target.measured
-            );
-        }
-        text + "\n"
+            )
+        }));
+        lines.join("\n") + "\n"
     }
 }
 

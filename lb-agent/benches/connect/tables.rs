@@ -87,7 +87,7 @@ fn fill_service(ebpf: &mut Ebpf, family: Family, service: u32, id: u32) {
         service: id,
         generation: 1,
         // One in two leads to one backend only.
-        cluster_count: if service % 2 == 0 { 1 } else { 3 },
+        cluster_count: if service.is_multiple_of(2) { 1 } else { 3 },
         ..Frontend::default()
     };
     match SocketAddr::new(cluster_ip(family, service), SERVICE_PORT) {
