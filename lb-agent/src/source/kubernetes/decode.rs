@@ -6,6 +6,8 @@
 //! **Invariant:** versions are opaque text here; nothing compares them.
 //! Read next: `source::convert`, which checks what was decoded.
 
+mod pods;
+
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -22,6 +24,8 @@ use crate::model::pod::PodKey;
 use crate::model::service::ServiceKey;
 use crate::model::snapshot::{Kind, Object, ObjectRef};
 use crate::source::convert::{self, FieldError};
+
+pub(super) use pods::{Namespace, Pod};
 
 /// The annotations that are ours begin so; the others are not kept.
 const ANNOTATIONS: &str = "lb-agent/";
@@ -271,46 +275,6 @@ impl Watched for Node {
             }),
         };
         Ok(Some(Object::Node(convert::node(&whole)?)))
-    }
-}
-
-/// A pod; nothing but its metadata is read.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct Pod {
-    metadata: Meta,
-}
-
-impl Watched for Pod {
-    const KIND: Kind = Kind::Pods;
-
-    fn meta(&mut self) -> &mut Meta {
-        &mut self.metadata
-    }
-
-    fn convert(self) -> Result<Option<Object>, Unread> {
-        let pod = convert::pod(&self.metadata.into_object_meta())?;
-        Ok(Some(Object::Pod(pod)))
-    }
-}
-
-/// A Namespace; nothing but its metadata is read.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct Namespace {
-    metadata: Meta,
-}
-
-impl Watched for Namespace {
-    const KIND: Kind = Kind::Namespaces;
-
-    fn meta(&mut self) -> &mut Meta {
-        &mut self.metadata
-    }
-
-    fn convert(self) -> Result<Option<Object>, Unread> {
-        let namespace = convert::namespace(&self.metadata.into_object_meta())?;
-        Ok(Some(Object::Namespace(namespace)))
     }
 }
 
