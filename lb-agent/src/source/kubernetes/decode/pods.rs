@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Pods and Namespaces, as far as they say whose sockets are served.
+//! Pods and Namespaces, which say whose sockets are served.
 //!
-//! **Invariant:** nothing but metadata is read.
+//! **Invariant:** nothing but their metadata is read, so it does not matter whether a server sends more.
 
 use serde::Deserialize;
 
