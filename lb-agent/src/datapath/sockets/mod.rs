@@ -9,6 +9,7 @@ mod hooks;
 mod link;
 mod namespaces;
 mod netns;
+mod peers;
 mod pods;
 mod probe;
 mod stale;

@@ -7,7 +7,8 @@
 //! distance from each other.
 //! **Invariant:** what makes a socket stale is what makes one that is not connected choose anew
 //! (`may_continue` in `lb_ebpf::path::socket`), except silence. One without an entry that leads back to a
-//! frontend is nobody's business here, whomever it talks to. Next: `diag.rs`.
+//! frontend is nobody's business here, whomever it talks to. Next: `peers.rs`,
+//! `diag.rs`.
 
 use std::io;
 use std::net::SocketAddr;
@@ -16,23 +17,17 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{JoinHandle, Thread, park_timeout};
 use std::time::{Duration, Instant};
 
-use aya::maps::MapError;
-use lb_common::Address;
-use lb_common::abi::{
-    Backend, Frontend, FrontendKey, Prefix, PrefixTable, SocketKey, SocketPeer, SourceRange, Way,
-    names, proto,
-};
+use lb_common::abi::names;
 use nix::errno::Errno;
 
 use super::diag::{Diag, Family, UdpSocket};
 use super::namespaces::{Namespaces, Places};
+use super::peers::Peers;
 use super::pods::Visitor;
 use super::trigger::Trigger;
 use crate::datapath::error::DatapathError;
-use crate::datapath::maps::{FamilyMaps, Hash, KernelTables, Raw, failed, is_missing, open_hash};
+use crate::datapath::maps::KernelTables;
 use crate::datapath::pins::Pins;
-use crate::datapath::prefixes::{self, Trie};
-use crate::datapath::written::{Shared, Store as _, lock};
 use crate::error_chain;
 
 /// From a change to the scan for it: what is written together is looked at together.
@@ -209,21 +204,25 @@ impl Scanner {
     /// Ends every stale socket of the namespace that the calling thread is in, and of pods.
     fn scan(&mut self, destroyed: &AtomicU64) -> Result<(), DatapathError> {
         let own = Diag::open().map_err(failed_to("ask for sockets"))?;
-        self.scan_namespace(own, destroyed)?;
+        let mut outcome = self.scan_namespace(own, destroyed);
         let places = self.pods.all();
         if places.is_empty() {
-            return Ok(());
+            return outcome;
         }
         let visitor = Visitor::new().map_err(failed_to("enter namespaces of pods to ask"))?;
         for place in places {
             // What is asked there goes on being about it. A pod may be gone by now.
             let asked = visitor.visit(&place, Diag::open);
             let asked = asked.and_then(Option::transpose);
-            if let Some(diag) = asked.map_err(failed_to("ask for sockets of a pod"))? {
-                self.scan_namespace(diag, destroyed)?;
-            }
+            let scanned = match asked.map_err(failed_to("ask for sockets of a pod")) {
+                Ok(Some(diag)) => self.scan_namespace(diag, destroyed),
+                Ok(None) => Ok(()),
+                Err(error) => Err(error),
+            };
+            // One namespace that cannot be scanned is no reason to leave the others out.
+            outcome = outcome.and(scanned);
         }
-        Ok(())
+        outcome
     }
 
     fn scan_namespace(
@@ -291,111 +290,4 @@ impl Scanner {
 
 fn failed_to(what: &'static str) -> impl FnOnce(io::Error) -> DatapathError {
     move |source| DatapathError::Diag { what, source }
-}
-
-/// What sockets of one family were told, and what they depend on.
-struct Peers<A>
-where
-    SocketKey<A>: bytemuck::Pod,
-    SocketPeer<A>: bytemuck::Pod,
-    FrontendKey<A>: bytemuck::Pod,
-    Backend<A>: bytemuck::Pod,
-    Prefix<A>: bytemuck::Pod,
-    A: bytemuck::Pod,
-{
-    name: &'static str,
-    sockets: Hash<SocketKey<A>, SocketPeer<A>>,
-    // Those that are written, not their pins: maps that grow are replaced.
-    frontends: Shared<Hash<FrontendKey<A>, Frontend>>,
-    backends: Shared<Hash<u32, Backend<A>>>,
-    prefixes: Trie<A>,
-}
-
-impl<A: Address + bytemuck::Pod + Send> Peers<A>
-where
-    SocketKey<A>: bytemuck::Pod,
-    SocketPeer<A>: bytemuck::Pod,
-    FrontendKey<A>: bytemuck::Pod,
-    Backend<A>: bytemuck::Pod,
-    SourceRange<A>: bytemuck::Pod,
-    Prefix<A>: bytemuck::Pod,
-{
-    fn open(
-        pins: &Pins,
-        (sockets, prefixes): (&'static str, &'static str),
-        tables: &FamilyMaps<A>,
-    ) -> Result<Self, DatapathError> {
-        Ok(Self {
-            name: sockets,
-            sockets: open_hash(pins, sockets)?,
-            frontends: Arc::clone(&tables.frontends),
-            backends: Arc::clone(&tables.backends),
-            prefixes: prefixes::open(pins, prefixes)?,
-        })
-    }
-
-    /// True when a socket was led to `remote` in the place of a frontend, and would not be today.
-    fn is_stale(&self, cookie: u64, remote: (A, u16)) -> Result<bool, DatapathError> {
-        let key = SocketKey::new(cookie, remote, proto::UDP, Way::Back);
-        let peer = match self.sockets.get(&Raw(key), 0) {
-            Ok(Raw(peer)) => peer,
-            Err(error) if is_missing(&error) => return Ok(false),
-            Err(error) => return Err(failed("read", self.name)(error)),
-        };
-        let backend = {
-            let map = lock(&self.backends);
-            let found = map.now().replaced(&peer.backend);
-            found.map_err(failed("read", map.name))?
-        };
-        if !backend.is_some_and(|now| is_same_backend(&peer, &now)) {
-            return Ok(true);
-        }
-        let Some(address) = self.frontend_address(peer.address)? else {
-            return Ok(false);
-        };
-        let map = lock(&self.frontends);
-        let key = FrontendKey::new(address, peer.port, proto::UDP);
-        let found = map.now().replaced(&key);
-        let frontend = found.map_err(failed("read", map.name))?;
-        Ok(!frontend.is_some_and(|now| is_same_frontend(&peer, &now)))
-    }
-
-    /// Under which address the frontend is that was dialled at this one. None: nothing stands for
-    /// loopback, which may be so while addresses of the node change, and says nothing of the frontend.
-    fn frontend_address(&self, dialled: A) -> Result<Option<A>, DatapathError> {
-        if !dialled.is_loopback_or_unspecified() {
-            return Ok(Some(dialled));
-        }
-        let key = prefixes::whole(PrefixTable::LOOPBACK, dialled);
-        match self.prefixes.get(&key, 0) {
-            Ok(Raw(address)) => Ok(Some(address)),
-            Err(MapError::KeyNotFound) => Ok(None),
-            Err(error) => Err(failed("read", prefixes_of(self.name))(error)),
-        }
-    }
-
-    /// Removes the entry that leads back.
-    fn forget(&mut self, cookie: u64, remote: (A, u16)) -> Result<(), DatapathError> {
-        let key = SocketKey::new(cookie, remote, proto::UDP, Way::Back);
-        match self.sockets.remove(&Raw(key)) {
-            Err(error) if !is_missing(&error) => Err(failed("write", self.name)(error)),
-            _ => Ok(()),
-        }
-    }
-}
-
-fn prefixes_of(sockets: &'static str) -> &'static str {
-    if sockets == names::SOCKETS_V4 {
-        names::PREFIXES_V4
-    } else {
-        names::PREFIXES_V6
-    }
-}
-
-fn is_same_backend<A>(peer: &SocketPeer<A>, now: &Backend<A>) -> bool {
-    now.epoch == peer.epoch && now.service == peer.service
-}
-
-fn is_same_frontend<A>(peer: &SocketPeer<A>, now: &Frontend) -> bool {
-    now.generation == peer.generation && now.service == peer.service
 }
