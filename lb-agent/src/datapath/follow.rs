@@ -29,6 +29,7 @@ use super::grow::{Event, Switch};
 use super::lacking::Lacking;
 use super::maps::Ifaces;
 use super::masquerade::{Masquerade, Table};
+use super::netfilter::Watch;
 use super::netlink;
 use super::view::{View, Wanted};
 use sources::Sources;
@@ -61,6 +62,8 @@ pub(super) struct Follower {
     outdated: BTreeSet<u32>,
     /// Who waits until every attach point has them.
     switching: Option<Sender<Event>>,
+    /// Rules of the packet filter that people should know of.
+    rules_of_others: Watch,
 }
 
 impl Follower {
@@ -87,6 +90,7 @@ impl Follower {
             switches,
             outdated: BTreeSet::new(),
             switching: None,
+            rules_of_others: Watch::default(),
         }
     }
 
@@ -102,6 +106,7 @@ impl Follower {
         self.write_own();
         let first_error = self.ensure(self.view.indices().collect());
         self.attacher.ensure_sockets();
+        self.rules_of_others.look();
         self.drop_stale_tables();
         if let Some(error) = first_error
             && self.attached.is_empty()
@@ -369,6 +374,7 @@ impl Follower {
                 self.write_own();
                 self.ensure(devices);
                 self.ensure_sockets();
+                self.rules_of_others.look();
                 self.drop_stale_tables();
                 self.look_for_unsettled();
                 self.report();

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What this kernel and its mounts offer, found out by trying, and what an agent has put in place.
+//! What this kernel and its mounts offer, found out by trying, what an agent has put in place, and what
+//! others have.
 //!
 //! **Invariant:** nothing is changed: what is tried on goes away with the call.
 
@@ -9,6 +10,7 @@ use aya::programs::ProgramType;
 use aya::sys::{BpfHelper, is_helper_supported, is_program_supported};
 use serde::Serialize;
 
+use super::netfilter::Rules;
 use super::pins::Pins;
 use super::sockets;
 use crate::error_chain;
@@ -51,6 +53,7 @@ pub fn probe(bpffs: &Path, cgroup: Option<&Path>) -> Vec<Finding> {
     let mut found = vec![programs(), pins(bpffs)];
     found.extend(sockets::probe(cgroup));
     found.push(sockets::attached(bpffs, cgroup));
+    found.extend(Rules::look().findings());
     found
 }
 

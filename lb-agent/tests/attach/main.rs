@@ -12,6 +12,7 @@
     reason = "helpers of tests fail by panicking, and say on stderr why they skip"
 )]
 
+mod calls;
 mod counters;
 mod devices;
 mod filling;

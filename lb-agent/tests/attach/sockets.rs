@@ -49,7 +49,7 @@ impl Cgroup {
     }
 
     /// Moves this process in, runs something, and moves it back.
-    fn with_this_process<T>(&self, inside: impl FnOnce() -> T) -> T {
+    pub(crate) fn with_this_process<T>(&self, inside: impl FnOnce() -> T) -> T {
         let own = fs::read_to_string("/proc/self/cgroup").unwrap();
         let own = own.lines().find_map(|line| line.strip_prefix("0::/"));
         let back = self.0.parent().unwrap().join(own.unwrap());

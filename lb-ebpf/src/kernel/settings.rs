@@ -30,6 +30,10 @@ static CAN_SET_ERROR: u32 = 0;
 #[unsafe(no_mangle)]
 static SOCKET_IDLE_SECS: u32 = 180;
 
+/// The cgroup at the root of the hierarchy: that of kernel threads. Another one only in tests.
+#[unsafe(no_mangle)]
+static ROOT_CGROUP: u64 = 1;
+
 /// The cookie of the socket by which the agent learns of its namespace.
 #[unsafe(no_mangle)]
 static LEARNING_SOCKET: u64 = 0;
@@ -82,6 +86,13 @@ pub(super) fn can_set_error() -> bool {
 pub(super) fn socket_idle_secs() -> u32 {
     // SAFETY: a constant of the program.
     unsafe { ptr::read_volatile(&raw const SOCKET_IDLE_SECS) }
+}
+
+/// The cgroup at the root of the hierarchy.
+#[inline(always)]
+pub(super) fn root_cgroup() -> u64 {
+    // SAFETY: a constant of the program.
+    unsafe { ptr::read_volatile(&raw const ROOT_CGROUP) }
 }
 
 /// The cookie of the socket by which the agent learns of its namespace.

@@ -26,8 +26,6 @@ const GO_ON: i32 = 1;
 const REFUSE: i32 = 0;
 /// `ECONNREFUSED` (`include/uapi/asm-generic/errno.h`).
 const CONNECTION_REFUSED: i32 = 111;
-/// The cgroup at the root of the hierarchy: that of kernel threads.
-const ROOT_CGROUP: u64 = 1;
 /// The third word of an IPv4 address within IPv6 (RFC 4291, 2.5.5.2).
 const MAPPED: u32 = 0xffff_u32.to_be();
 
@@ -113,7 +111,7 @@ impl Socket {
         }
         // SAFETY: the helper has no arguments; an aligned word is read.
         let served = unsafe {
-            bpf_get_current_cgroup_id() != ROOT_CGROUP
+            bpf_get_current_cgroup_id() != settings::root_cgroup()
                 && NAMESPACES.get(netns).is_some_and(|served| *served != 0)
         };
         served.then_some(Caller::Pod(netns))

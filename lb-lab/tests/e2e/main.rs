@@ -10,6 +10,7 @@ mod common;
 
 #[macro_use]
 mod cluster;
+mod affinity;
 mod bulk;
 mod clusterip;
 mod collisions;
@@ -26,12 +27,14 @@ mod kubernetes;
 mod lifecycle;
 mod load;
 mod marks;
+mod masqueraded;
 mod nodeport;
 mod not_ours;
 mod path_mtu;
 mod pod_sockets;
 mod reject;
 mod removals;
+mod rules;
 mod sockets;
 mod traffic;
 mod updates;

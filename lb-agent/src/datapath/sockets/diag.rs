@@ -8,29 +8,19 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use lb_common::abi::proto;
 use nix::errno::Errno;
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket,
-};
+use nix::sys::socket::SockProtocol;
+
+use crate::datapath::request::{ACK, DUMP, REQUEST, Requests, part};
 
 /// `SOCK_DIAG_BY_FAMILY` and `SOCK_DESTROY` (`include/uapi/linux/sock_diag.h`).
 const BY_FAMILY: u16 = 20;
 const DESTROY: u16 = 21;
-/// `NLMSG_ERROR` and `NLMSG_DONE` (`include/uapi/linux/netlink.h`).
-const ERROR: u16 = 2;
-const DONE: u16 = 3;
-/// `NLM_F_REQUEST`, `NLM_F_ACK` and `NLM_F_DUMP`.
-const REQUEST: u16 = 1;
-const ACK: u16 = 4;
-const DUMP: u16 = 0x300;
 /// The bit of the state of sockets that are connected, `TCP_ESTABLISHED`; also those of UDP.
 const CONNECTED: u32 = 1 << 1;
 
-/// Length of `struct nlmsghdr`.
-const HEADER: usize = 16;
 /// Where `struct inet_diag_sockid` begins in what the kernel tells of a socket, and its length.
 const ID_AT: usize = 4;
 const ID: usize = 48;
@@ -39,9 +29,6 @@ const ID: usize = 48;
 const REMOTE_PORT: usize = 2;
 const REMOTE: usize = 20;
 const COOKIE: usize = 40;
-/// More than the kernel puts into one answer (`NLMSG_GOODSIZE`, at most 32 KiB for a long list).
-const BUFFER: usize = 65_536;
-
 /// Which sockets are asked for: those of IPv6 may be connected to addresses of IPv4.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -79,35 +66,13 @@ impl UdpSocket {
     }
 }
 
-/// Bytes of a message; zeros where it is too short.
-fn part<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
-    let found = bytes.get(at..at + N);
-    found
-        .and_then(|found| found.try_into().ok())
-        .unwrap_or([0; N])
-}
-
 /// A way to ask about the sockets of one network namespace.
-pub(super) struct Diag {
-    socket: OwnedFd,
-    buffer: Box<[u8]>,
-    sequence: u32,
-}
+pub(super) struct Diag(Requests);
 
 impl Diag {
     /// Asks about the namespace that the calling thread is in now, wherever it goes afterwards.
     pub(super) fn open() -> io::Result<Self> {
-        let socket = socket(
-            AddressFamily::Netlink,
-            SockType::Raw,
-            SockFlag::SOCK_CLOEXEC,
-            SockProtocol::NetlinkSockDiag,
-        )?;
-        Ok(Self {
-            socket,
-            buffer: vec![0; BUFFER].into(),
-            sequence: 0,
-        })
+        Requests::open(SockProtocol::NetlinkSockDiag).map(Self)
     }
 
     /// Tells of every connected socket of UDP of a family. Those that connect or close meanwhile may or
@@ -118,7 +83,7 @@ impl Diag {
         mut each: impl FnMut(UdpSocket),
     ) -> io::Result<()> {
         self.send(BY_FAMILY, REQUEST | DUMP, family, &[0; ID])?;
-        self.receive(|told| {
+        self.0.receive(BY_FAMILY, |told| {
             if told.first() == Some(&(family as u8)) {
                 let id = part(told, ID_AT);
                 each(UdpSocket { family, id });
@@ -130,7 +95,7 @@ impl Diag {
     /// False when it has gone or talks to another one by now.
     pub(super) fn destroy(&mut self, socket: &UdpSocket) -> io::Result<bool> {
         self.send(DESTROY, REQUEST | ACK, socket.family, &socket.id)?;
-        match self.receive(|_| {}) {
+        match self.0.receive(DESTROY, |_| {}) {
             Ok(()) => Ok(true),
             Err(error) if error.raw_os_error() == Some(Errno::ENOENT as i32) => Ok(false),
             Err(error) => Err(error),
@@ -139,72 +104,10 @@ impl Diag {
 
     /// Sends a `struct inet_diag_req_v2`.
     fn send(&mut self, kind: u16, flags: u16, family: Family, id: &[u8; ID]) -> io::Result<()> {
-        self.sequence = self.sequence.wrapping_add(1);
         let mut body = vec![family as u8, proto::UDP, 0, 0];
         body.extend(CONNECTED.to_ne_bytes());
         body.extend(id);
-        let length = u32::try_from(HEADER + body.len()).unwrap_or(u32::MAX);
-        let mut message = Vec::with_capacity(HEADER + body.len());
-        message.extend(length.to_ne_bytes());
-        message.extend(kind.to_ne_bytes());
-        message.extend(flags.to_ne_bytes());
-        message.extend(self.sequence.to_ne_bytes());
-        message.extend([0; 4]);
-        message.extend(body);
-        send(self.socket.as_raw_fd(), &message, MsgFlags::empty())?;
-        Ok(())
-    }
-
-    /// Takes the answer to the last request; its sockets go to `each`.
-    fn receive(&mut self, mut each: impl FnMut(&[u8])) -> io::Result<()> {
-        loop {
-            let length = match recv(self.socket.as_raw_fd(), &mut self.buffer, MsgFlags::empty()) {
-                Err(Errno::EINTR) => continue,
-                other => other?,
-            };
-            let mut rest = self.buffer.get(..length).unwrap_or_default();
-            while let Some((message, behind)) = split(rest) {
-                rest = behind;
-                // Of a request that was given up.
-                if message.sequence != self.sequence {
-                    continue;
-                }
-                match message.kind {
-                    ERROR | DONE => return outcome(message.body),
-                    BY_FAMILY => each(message.body),
-                    _ => {}
-                }
-            }
-        }
-    }
-}
-
-/// One message of netlink.
-struct Message<'a> {
-    kind: u16,
-    sequence: u32,
-    body: &'a [u8],
-}
-
-/// The first message, and what is behind it.
-fn split(bytes: &[u8]) -> Option<(Message<'_>, &[u8])> {
-    let length = usize::try_from(u32::from_ne_bytes(part(bytes, 0))).ok()?;
-    let body = bytes.get(HEADER..length)?;
-    let message = Message {
-        kind: u16::from_ne_bytes(part(bytes, 4)),
-        sequence: u32::from_ne_bytes(part(bytes, 8)),
-        body,
-    };
-    // Each begins at a multiple of four.
-    let behind = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
-    Some((message, behind))
-}
-
-/// What the end of an answer says: zero, or an error with its sign turned.
-fn outcome(body: &[u8]) -> io::Result<()> {
-    match i32::from_ne_bytes(part(body, 0)) {
-        code if code < 0 => Err(io::Error::from_raw_os_error(-code)),
-        _ => Ok(()),
+        self.0.send(kind, flags, &body)
     }
 }
 
@@ -238,29 +141,5 @@ mod tests {
             id: id(53, &[10, 244, 0, 5], 7),
         };
         assert_eq!(socket.remote(), "10.244.0.5:53".parse().unwrap());
-    }
-
-    #[test]
-    fn messages_are_split_at_multiples_of_four_and_short_ones_are_none() {
-        let mut bytes = Vec::new();
-        for (kind, body) in [(BY_FAMILY, &[1, 2, 3][..]), (DONE, &[0; 4])] {
-            bytes.extend(u32::try_from(HEADER + body.len()).unwrap().to_ne_bytes());
-            bytes.extend(kind.to_ne_bytes());
-            bytes.extend([0; 10]);
-            bytes.extend(body);
-            bytes.resize(bytes.len().next_multiple_of(4), 0);
-        }
-        let (first, rest) = split(&bytes).unwrap();
-        assert_eq!((first.kind, first.body), (BY_FAMILY, &[1, 2, 3][..]));
-        let (second, rest) = split(rest).unwrap();
-        assert_eq!((second.kind, second.body.len()), (DONE, 4));
-        assert!(split(rest).is_none() && split(&bytes[..18]).is_none());
-    }
-
-    #[test]
-    fn an_end_may_be_an_error() {
-        assert!(outcome(&0_i32.to_ne_bytes()).is_ok());
-        let refused = outcome(&(-libc::EOPNOTSUPP).to_ne_bytes()).unwrap_err();
-        assert_eq!(refused.raw_os_error(), Some(libc::EOPNOTSUPP));
     }
 }
