@@ -6,45 +6,75 @@
 //! datagram after a change reaches the right server. Read next: `updates.rs`.
 #![expect(clippy::unwrap_used, reason = "a test ends at the first failure")]
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use lb_lab::{Builder, Host, Place, ServerOptions, Service, UdpClient};
 
 use crate::cluster::{Cluster, TARGET, Vip, in_default_and_routed};
+use crate::external::towards_other_nodes;
 use crate::nodeport::node_address;
 
 const NODE_PORT: u16 = 30_070;
 /// Where the pods have their second server.
 const OTHER_TARGET: u16 = TARGET + 1;
 
-/// The sockets, and the names they are called by when one fails.
-struct Sockets(Vec<(String, UdpClient)>);
+/// One socket, and what is known of it.
+struct Asking {
+    /// What it is called when it fails.
+    what: String,
+    socket: UdpClient,
+    /// Whom a server on the node that is dialled sees, and one on another node.
+    sources: [IpAddr; 2],
+}
+
+struct Sockets(Vec<Asking>);
 
 impl Sockets {
-    fn add(&mut self, client: &Host, remotes: impl IntoIterator<Item = SocketAddr>, port: u16) {
-        for remote in remotes {
+    /// One for each family. What goes to another node is masqueraded with these addresses, if at all.
+    fn add(
+        &mut self,
+        client: &Host,
+        remotes: [SocketAddr; 2],
+        port: u16,
+        masqueraded: Option<[IpAddr; 2]>,
+    ) {
+        let own = client.addresses();
+        let far = masqueraded.unwrap_or(own);
+        for (family, remote) in remotes.into_iter().enumerate() {
             let bind = || UdpClient::bind(remote, Some(port));
-            let what = format!("{client:?} to {remote}");
-            self.0.push((what, client.run(bind).unwrap().unwrap()));
+            self.0.push(Asking {
+                what: format!("{client:?} to {remote}"),
+                socket: client.run(bind).unwrap().unwrap(),
+                sources: [own[family], far[family]],
+            });
         }
     }
 
     /// All must be answered by this server, at the first datagram and then.
     fn assert_answered_by(&self, name: &str, when: &str) {
-        for (what, socket) in &self.0 {
+        for Asking {
+            what,
+            socket,
+            sources,
+        } in &self.0
+        {
             // An error about an earlier datagram may still wait.
             drop(socket.socket().take_error());
             for _ in 0..2 {
                 let answer = socket.ask("hostname").map_err(|error| error.to_string());
                 assert_eq!(answer.as_deref(), Ok(name), "{when}: {what}");
             }
+            let source = socket.ask("source").unwrap();
+            let expected = sources[usize::from(name.starts_with("far"))].to_string();
+            let seen = source.split(' ').next();
+            assert_eq!(seen, Some(&*expected), "{when}: {what}");
         }
     }
 
     /// None may be answered.
     fn assert_unanswered(&self, when: &str) {
-        for (what, socket) in &self.0 {
+        for Asking { what, socket, .. } in &self.0 {
             drop(socket.socket().take_error());
             socket.set_timeout(Duration::from_millis(100)).unwrap();
             let answer = socket.ask("hostname");
@@ -83,9 +113,10 @@ fn follow_every_change(builder: Builder) {
     cluster.start_agents();
     let mut sockets = Sockets(Vec::new());
     let node_ports = [0, 1].map(|family| node_address(&cluster, 0, family, NODE_PORT));
-    sockets.add(&client, vip.remotes(), 40_053);
-    sockets.add(&client, node_ports, 40_054);
-    sockets.add(&outside, node_ports, 40_055);
+    let node = [0, 1].map(|family| towards_other_nodes(&cluster, 0, family));
+    sockets.add(&client, vip.remotes(), 40_053, None);
+    sockets.add(&client, node_ports, 40_054, Some(node));
+    sockets.add(&outside, node_ports, 40_055, Some(node));
 
     sockets.assert_unanswered("no endpoint yet");
     cluster.set_endpoints(&vip, &[&near]);

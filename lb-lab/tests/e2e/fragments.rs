@@ -31,6 +31,9 @@ fn echo(client: &Pod, vip: &Vip) {
                 let answer = socket.exchange(sent).unwrap();
                 assert!(answer == sent, "{length} bytes, {remote}");
             }
+            let source = socket.ask("source").unwrap();
+            let own = client.addresses().map(|own| own.to_string());
+            assert!(own.iter().any(|own| source.starts_with(own)), "{source}");
         };
         client.run(talk).unwrap();
     }

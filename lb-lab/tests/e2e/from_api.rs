@@ -17,7 +17,7 @@ use serde_json::json;
 use crate::cluster::{TARGET, get, pause};
 use crate::common::can_run;
 
-const VIP: &str = "10.0.1.1:80";
+const VIPS: [&str; 2] = ["10.0.1.1", "fd00:10:0:1::1"];
 /// How long a change may take to be seen by a client, an outage of the server behind it included.
 const SEEN_WITHIN: Duration = Duration::from_secs(10);
 /// How long a rebooted node may take to forward again, the start of its agent included.
@@ -37,32 +37,44 @@ pub(crate) fn publish(server: &ApiServer, node: &Node, backends: &[&Pod]) {
         .apply(json!({
             "apiVersion": "v1", "kind": "Service",
             "metadata": {"name": "web", "namespace": "default"},
-            "spec": {"clusterIP": "10.0.1.1", "clusterIPs": ["10.0.1.1"],
-                     "ports": [{"port": 80, "protocol": "TCP"}]},
+            "spec": {"clusterIP": VIPS[0], "clusterIPs": VIPS, "ipFamilyPolicy": "RequireDualStack",
+                     "ports": [{"name": "tcp", "port": 80, "protocol": "TCP"},
+                               {"name": "udp", "port": 80, "protocol": "UDP"}]},
         }))
         .unwrap();
-    let endpoints: Vec<_> = backends
-        .iter()
-        .map(|pod| json!({"addresses": [pod.v4().to_string()], "nodeName": node.name()}))
-        .collect();
-    server
-        .apply(json!({
-            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
-            "metadata": {"name": "web-1", "namespace": "default",
-                         "labels": {"kubernetes.io/service-name": "web"}},
-            "addressType": "IPv4", "ports": [{"name": "", "port": TARGET, "protocol": "TCP"}],
-            "endpoints": endpoints,
-        }))
-        .unwrap();
+    for (family, kind) in ["IPv4", "IPv6"].into_iter().enumerate() {
+        let endpoints: Vec<_> = backends
+            .iter()
+            .map(|pod| {
+                let address = pod.addresses()[family].to_string();
+                json!({"addresses": [address], "nodeName": node.name()})
+            })
+            .collect();
+        server
+            .apply(json!({
+                "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+                "metadata": {"name": format!("web-{family}"), "namespace": "default",
+                             "labels": {"kubernetes.io/service-name": "web"}},
+                "addressType": kind,
+                "ports": [{"name": "tcp", "port": TARGET, "protocol": "TCP"},
+                          {"name": "udp", "port": TARGET, "protocol": "UDP"}],
+                "endpoints": endpoints,
+            }))
+            .unwrap();
+    }
 }
 
 /// Waits until the pod that answers a new connection is `wanted`.
 pub(crate) fn wait_for_answer(client: &Pod, wanted: &str) {
-    let vip: SocketAddr = VIP.parse().unwrap();
     let until = Instant::now() + SEEN_WITHIN;
-    while get(client, vip, "/").text() != wanted {
-        assert!(Instant::now() < until, "{wanted} never answered");
-        pause(Duration::from_millis(5));
+    for vip in VIPS {
+        let vip = SocketAddr::new(vip.parse().unwrap(), 80);
+        while get(client, vip, "/").text() != wanted
+            || client.udp_ask(vip, "hostname").unwrap() != wanted
+        {
+            assert!(Instant::now() < until, "{wanted} never answered at {vip}");
+            pause(Duration::from_millis(5));
+        }
     }
 }
 
@@ -100,7 +112,7 @@ fn objects_of_an_api_server_are_served_followed_and_remembered() {
     // A reboot: programs, maps and flows are gone, the state directory is there.
     std::fs::remove_dir_all(node.bpffs()).unwrap();
     std::fs::create_dir(node.bpffs()).unwrap();
-    let vip = VIP.parse().unwrap();
+    let vip = SocketAddr::new(VIPS[0].parse().unwrap(), 80);
     let dial = || TcpStream::connect_timeout(&vip, Duration::from_millis(200));
     // The kernel lets go of programs a little later.
     let until = Instant::now() + SEEN_WITHIN;

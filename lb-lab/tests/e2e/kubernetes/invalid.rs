@@ -6,8 +6,9 @@
 //! and what reaches the client comes from the Service. Read next: `networking.rs`.
 #![expect(clippy::unwrap_used, reason = "a test ends at the first failure")]
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
+use etherparse::PacketBuilder;
 use lb_lab::{Builder, HttpClient, Lab, Pod};
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -15,43 +16,30 @@ use super::{SILENCE, Vip};
 use crate::cluster::{Cluster, TARGET, pause};
 use crate::common::can_run;
 
-/// The sum of the Internet checksum over whole 16-bit words, big endian, folded.
-fn checksum(words: &[u8]) -> u16 {
-    let pairs = words.chunks_exact(2);
-    let mut sum: u32 = pairs
-        .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])))
-        .sum();
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    !u16::try_from(sum).unwrap()
-}
-
-/// A TCP segment of one byte with ACK and PSH whose numbers belong to no window.
-fn segment(from: (Ipv4Addr, u16), to: (Ipv4Addr, u16)) -> Vec<u8> {
-    let mut tcp = Vec::new();
-    tcp.extend(from.1.to_be_bytes());
-    tcp.extend(to.1.to_be_bytes());
-    tcp.extend([0x77, 0x77, 0x77, 0x77, 0x11, 0x11, 0x11, 0x11]);
-    tcp.extend([0x50, 0x18, 0x10, 0x00, 0, 0, 0, 0]);
-    tcp.extend(*b"boom");
-    let mut summed = Vec::new();
-    summed.extend(from.0.octets());
-    summed.extend(to.0.octets());
-    summed.extend([0, 6]);
-    summed.extend(u16::try_from(tcp.len()).unwrap().to_be_bytes());
-    summed.extend(&tcp);
-    let sum = checksum(&summed).to_be_bytes();
-    tcp[16..18].copy_from_slice(&sum);
-    tcp
+/// A TCP segment of four bytes with ACK and PSH whose numbers belong to no window.
+fn segment(from: SocketAddr, to: SocketAddr) -> Vec<u8> {
+    let (packet, header) = match (from.ip(), to.ip()) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => {
+            (PacketBuilder::ipv4(from.octets(), to.octets(), 64), 20)
+        }
+        (IpAddr::V6(from), IpAddr::V6(to)) => {
+            (PacketBuilder::ipv6(from.octets(), to.octets(), 64), 40)
+        }
+        mixed => unreachable!("two families: {mixed:?}"),
+    };
+    let tcp = packet.tcp(from.port(), to.port(), 0x7777_7777, 0x1000);
+    let mut bytes = Vec::new();
+    tcp.ack(0x1111_1111).psh().write(&mut bytes, b"boom").unwrap();
+    // The kernel writes the header of the network layer.
+    bytes.split_off(header)
 }
 
 /// Sends the segment from the server's pod as if its connection had.
-fn boom(server: &Pod, client: (Ipv4Addr, u16)) {
-    let segment = segment((server.v4(), TARGET), client);
+fn boom(server: &Pod, own: SocketAddr, client: SocketAddr) {
+    let segment = segment(own, client);
     let send = || {
-        let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::TCP))?;
-        let to = SocketAddr::new(IpAddr::V4(client.0), 0);
+        let socket = Socket::new(Domain::for_address(own), Type::RAW, Some(Protocol::TCP))?;
+        let to = SocketAddr::new(client.ip(), 0);
         socket.send_to(&segment, &to.into())
     };
     assert_eq!(server.run(send).unwrap().unwrap(), segment.len());
@@ -66,32 +54,39 @@ fn survive(builder: Builder, dropped_as_invalid: bool) {
     cluster.start_agents();
     let sent = server.capture("eth0").unwrap();
     let received = client.capture("eth0").unwrap();
-    let mut connection = client
-        .run(|| HttpClient::new(vip.v4).connect())
-        .unwrap()
-        .unwrap();
+    let own = server.addresses().map(|own| SocketAddr::new(own, TARGET));
+    let ports: Vec<u16> = vip
+        .remotes()
+        .into_iter()
+        .zip(own)
+        .map(|(remote, own)| survive_one((&client, &server), remote, own))
+        .collect();
+    let (sent, received) = (sent.stop().unwrap(), received.stop().unwrap());
+    for ((remote, own), port) in vip.remotes().into_iter().zip(own).zip(ports) {
+        let count = |from: SocketAddr| {
+            let from = (from.ip(), from.port());
+            move |source: IpAddr, source_port: u16, _: IpAddr, to: u16| {
+                (source, source_port) == from && to == port
+            }
+        };
+        assert!(sent.count(count(own)) > 3, "nothing was sent");
+        assert!(received.count(count(remote)) > 3);
+        let seen = received.count(count(own));
+        assert_eq!(seen, 0, "the pod's own address was seen");
+    }
+}
+
+/// A connection that a segment out of its window does not end; gives the client's port.
+fn survive_one((client, server): (&Pod, &Pod), remote: SocketAddr, own: SocketAddr) -> u16 {
+    let connect = || HttpClient::new(remote).connect();
+    let mut connection = client.run(connect).unwrap().unwrap();
     assert_eq!(connection.get("/").unwrap().text(), "boom-server");
-    let port = connection.local().port();
-    let count = |from: SocketAddr| {
-        let from = (from.ip(), from.port());
-        move |source: IpAddr, source_port: u16, _: IpAddr, to: u16| {
-            (source, source_port) == from && to == port
-        }
-    };
-    boom(&server, (client.v4(), port));
+    boom(server, own, connection.local());
     pause(SILENCE);
     // Whoever got a reset has no connection now.
     assert_eq!(connection.get("/").unwrap().text(), "boom-server");
     connection.download(1 << 20).unwrap();
-    let own = SocketAddr::new(IpAddr::V4(server.v4()), TARGET);
-    let (sent, received) = (sent.stop().unwrap(), received.stop().unwrap());
-    assert!(sent.count(count(own)) > 3, "nothing was sent");
-    assert!(received.count(count(vip.v4)) > 3);
-    assert_eq!(
-        received.count(count(own)),
-        0,
-        "the pod's own address was seen"
-    );
+    connection.local().port()
 }
 
 #[test]

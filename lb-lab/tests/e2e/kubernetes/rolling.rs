@@ -5,13 +5,16 @@
 //! controller writes it, and its successor is ready before. Read next: `conntrack.rs`.
 #![expect(clippy::unwrap_used, reason = "a test ends at the first failure")]
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use lb_lab::{Endpoint, Place, Pod};
 
 use super::loadbalancer::{balanced, lead_to};
 use super::{cluster, with_spec};
-use crate::cluster::{Cluster, Vip, pause};
+use crate::cluster::{Cluster, Vip, get, pause};
+use crate::external::towards_other_nodes;
 use crate::load::{assert_no_failure, during};
 
 /// How long each step is in force while clients go on.
@@ -62,6 +65,20 @@ fn rolling_update(policy: &str) {
     };
     let expected = if policy == "Local" { 2 } else { 3 };
     assert_eq!((asked(&old), asked(&new)), (expected, expected));
+    // Whom the servers see: the client, but where a backend on another node was chosen.
+    for (family, remote) in balancer.into_iter().enumerate() {
+        let node = towards_other_nodes(&cluster, 1, family);
+        let own = outside.addresses()[family];
+        let mut seen = BTreeSet::new();
+        for _ in 0..2 * new.len() {
+            let reply = get(&outside, remote, "/source");
+            let (source, _) = reply.text().split_once(' ').unwrap();
+            seen.insert(source.parse::<IpAddr>().unwrap());
+        }
+        let kept = [own].into();
+        let both = [own, node].into();
+        assert_eq!(seen, if policy == "Local" { kept } else { both });
+    }
 }
 
 #[test]
