@@ -3,12 +3,13 @@
 //! of changes of the Services.
 //!
 //! **Invariant under test:** an answer arrives exactly as the answer to what was sent; no two living
-//! flows look the same to a backend; TCP keeps its backend for life, UDP only while it is there.
+//! flows look the same to a backend; TCP keeps its backend for life, UDP only while it is there; a
+//! client keeps its backend where that is asked for; a deleted Service is nobody's business.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use lb_common::abi::proto::{TCP, UDP};
-use lb_common::abi::{BackendFlags, Policy};
+use lb_common::abi::{BackendFlags, Frontend, FrontendKey, Policy};
 use lb_common::{V4, V6};
 use proptest::prelude::*;
 
@@ -25,8 +26,12 @@ enum Step {
     Talk(Who),
     /// The client resets what it has.
     Reset(Who),
-    /// The service has these pods from now on.
+    /// The service has these pods from now on; it is made anew if it was deleted.
     Pods(u8, BTreeSet<u8>),
+    /// The service is no more.
+    Delete(u8),
+    /// Clients of a service of TCP keep their backend for so many seconds; 0: they do not.
+    Affinity(u8, u32),
     /// The policy of all frontends.
     Policy(u8),
     /// Time passes.
@@ -44,6 +49,9 @@ fn step() -> impl Strategy<Value = Step> {
         2 => who().prop_map(Step::Reset),
         1 => (1_u8..5, prop::collection::btree_set(1_u8..5, 1..4))
             .prop_map(|(service, pods)| Step::Pods(service, pods)),
+        1 => (1_u8..5).prop_map(Step::Delete),
+        1 => (1_u8..3, prop::sample::select(vec![0, 4, 60]))
+            .prop_map(|(service, secs)| Step::Affinity(service, secs)),
         1 => prop::sample::select(vec![0, Policy::SNAT_REMOTE, Policy::SNAT_ALWAYS])
             .prop_map(Step::Policy),
         1 => (1_u32..2000).prop_map(Step::Wait),
@@ -68,6 +76,11 @@ struct Model<F: Made> {
     epoch: u32,
     /// What the backend sees of each living flow.
     seen: BTreeMap<Who, (End<F>, End<F>)>,
+    deleted: BTreeSet<u8>,
+    /// Seconds for which clients of a service keep their backend.
+    affinity: BTreeMap<u8, u32>,
+    /// By client and service: the backend, its epoch, and when the last flow began.
+    kept: BTreeMap<(u8, u8), (End<F>, u32, u32)>,
 }
 
 impl<F: Made> Model<F> {
@@ -79,6 +92,9 @@ impl<F: Made> Model<F> {
             policy: 0,
             epoch: 0,
             seen: BTreeMap::new(),
+            deleted: BTreeSet::new(),
+            affinity: BTreeMap::new(),
+            kept: BTreeMap::new(),
         };
         for service in 1..5 {
             model.serve(service, BTreeSet::from([1, 2, 3]));
@@ -117,7 +133,63 @@ impl<F: Made> Model<F> {
         self.world.version += 1;
         self.frontends.insert(service, frontend);
         self.pods.insert(service, pods);
+        self.deleted.remove(&service);
         set_policy(&mut self.world, self.policy);
+        self.set_affinity(service);
+    }
+
+    fn frontend(&mut self, service: u8) -> Option<&mut Frontend> {
+        let (address, port) = self.frontends[&service];
+        let key = FrontendKey::new(address, port, proto_of(service));
+        self.world.frontends.get_mut(&key)
+    }
+
+    fn set_affinity(&mut self, service: u8) {
+        let secs = self.affinity.get(&service).copied().unwrap_or_default();
+        if let Some(frontend) = self.frontend(service) {
+            frontend.affinity_secs = secs;
+        }
+    }
+
+    /// As the agent does it: the frontend first, then what it leads to.
+    fn delete(&mut self, service: u8) {
+        let (address, port) = self.frontends[&service];
+        let key = FrontendKey::new(address, port, proto_of(service));
+        self.world.frontends.remove(&key);
+        let id = u32::from(service);
+        self.world.slots.retain(|slot, _| slot.service != id);
+        self.world.backends.retain(|_, backend| backend.service != id);
+        self.world.version += 1;
+        self.pods.insert(service, BTreeSet::new());
+        self.deleted.insert(service);
+        if proto_of(service) == UDP {
+            self.seen.retain(|who, _| who.2 != service);
+        }
+    }
+
+    /// A flow began at this backend: it is the one that the client keeps, if it keeps one.
+    fn keep(&mut self, who: Who, backend: End<F>) -> Result<(), TestCaseError> {
+        let secs = self.affinity.get(&who.2).copied().unwrap_or_default();
+        if secs == 0 || proto_of(who.2) == UDP {
+            return Ok(());
+        }
+        let now = self.world.now;
+        let of = u32::from(who.2);
+        let mut all = self.world.backends.values();
+        let found = all.find(|b| b.service == of && (b.address, b.port) == backend);
+        let epoch = found.map_or(0, |found| found.epoch);
+        let alive = |(kept, of_kept, since): &(End<F>, u32, u32)| {
+            let mut all = self.world.backends.values();
+            now - since < secs * 250
+                && all.any(|b| {
+                    b.service == of && b.epoch == *of_kept && (b.address, b.port) == *kept
+                })
+        };
+        if let Some(kept) = self.kept.get(&(who.0, who.2)).filter(|kept| alive(kept)) {
+            prop_assert_eq!(kept.0, backend, "{:?} keeps its backend", who);
+        }
+        self.kept.insert((who.0, who.2), (backend, epoch, now));
+        Ok(())
     }
 
     fn talk(&mut self, who: Who) -> Result<(), TestCaseError> {
@@ -135,6 +207,13 @@ impl<F: Made> Model<F> {
         let Ok(seen) = seen else {
             return Err(TestCaseError::fail(format!("{who:?} is refused: {seen:?}")));
         };
+        if known.is_none() && self.deleted.contains(&service) {
+            prop_assert_eq!(seen, (from, to), "nobody's business: {:?}", who);
+            return Ok(());
+        }
+        if known.is_none() {
+            self.keep(who, seen.1)?;
+        }
         if proto == TCP
             && let Some(known) = known
         {
@@ -206,6 +285,11 @@ fn run<F: Made>(steps: Vec<Step>) -> Result<(), TestCaseError> {
             Step::Talk(who) => model.talk(who)?,
             Step::Reset(who) => model.reset(who)?,
             Step::Pods(service, pods) => model.serve(service, pods),
+            Step::Delete(service) => model.delete(service),
+            Step::Affinity(service, secs) => {
+                model.affinity.insert(service, secs);
+                model.set_affinity(service);
+            }
             Step::Policy(policy) => {
                 model.policy = policy;
                 set_policy(&mut model.world, policy);
