@@ -165,7 +165,7 @@ impl Node {
     pub fn host_network_pod(&self, name: &str) -> Result<Host, LabError> {
         let mut state = self.lab.open()?;
         let (netns, addresses) = (self.netns().clone(), (self.v4(), self.v6()));
-        let cgroup = self.cgroup().join(format!("pod-{name}"));
+        let cgroup = self.cgroup().join(format!("pod{name}"));
         let who = (Kind::Pod, name);
         let host = state.add_host_in(&self.lab, who, netns, &cgroup, addresses)?;
         Ok(host.process())

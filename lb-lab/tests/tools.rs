@@ -305,8 +305,8 @@ fn sockets_of_a_process_are_in_its_hosts_cgroup_and_this_process_comes_back() {
     for (port, host, expected) in [
         (81, Host::clone(node), home.clone()),
         (82, node.process(), below("")),
-        (83, agent.clone(), below("/pod-agent")),
-        (84, pod.process(), below("/pod-a")),
+        (83, agent.clone(), below("/podagent")),
+        (84, pod.process(), below("/poda")),
     ] {
         let listen = || TcpListener::bind((host.v4(), port)).unwrap();
         let _listener = host.run(listen).unwrap();
@@ -317,7 +317,7 @@ fn sockets_of_a_process_are_in_its_hosts_cgroup_and_this_process_comes_back() {
     // One within another, on its thread.
     let inner = || agent.run(own_cgroup).unwrap();
     let [inner, outer] = node.process().run(|| [inner(), own_cgroup()]).unwrap();
-    assert!(inner.ends_with(&below("/pod-agent")), "{inner}");
+    assert!(inner.ends_with(&below("/podagent")), "{inner}");
     assert!(outer.ends_with(&below("")), "{outer}");
     assert_eq!(own_cgroup(), home);
     let process = node.process();

@@ -4,7 +4,6 @@
 //! **Invariant:** values that the packet path changes in place are written by the packets of one
 //! direction only. What sockets ask as well is in `lookup.rs`.
 
-use core::cell::Cell;
 use core::ptr;
 
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
@@ -25,8 +24,6 @@ pub(crate) struct World {
     pub(super) skb: *mut aya_ebpf::bindings::__sk_buff,
     /// Length of the link-layer header, in bytes.
     l2: u32,
-    /// What is known of the device, once it was asked for: a new flow asks up to three times.
-    iface: Cell<*const Iface>,
 }
 
 impl World {
@@ -35,7 +32,6 @@ impl World {
         Self {
             skb: ctx.skb.skb,
             l2,
-            iface: Cell::new(ptr::null()),
         }
     }
 
@@ -46,17 +42,10 @@ impl World {
         reason = "the helper takes the key by address"
     )]
     pub(super) fn iface(&self) -> Option<&'static Iface> {
-        let known = self.iface.get();
-        if !known.is_null() {
-            // SAFETY: an element of the map, found by this very program; see below.
-            return Some(unsafe { &*known });
-        }
         // SAFETY: the context is valid for as long as the program runs.
         let index = unsafe { (*self.skb).ifindex };
         // SAFETY: written by the agent only, as a whole.
-        let found = unsafe { IFACES.get(&index) }?;
-        self.iface.set(found);
-        Some(found)
+        unsafe { IFACES.get(&index) }
     }
 
     /// Segments, and bytes from the network header on.

@@ -6,7 +6,7 @@
 //! meets the entry of the packets that go in its own direction.
 //! **Invariant:** a message opens no flow, keeps none alive and ends none: anybody can send one.
 
-use lb_common::abi::{ConnFlags, ConnKey, Hook};
+use lb_common::abi::{Action, ConnFlags, ConnKey, Hook};
 use lb_common::{Address as _, Family, Reason};
 
 use super::{Outcome, Side, Work};
@@ -49,6 +49,7 @@ pub fn icmp<F: Family, T: Tables<F>>(
         return Outcome::Refused(Reason::Redirect);
     }
     work.edit.address = F::Addr::from_words(conn.peer.words());
+    work.conn.action = conn.action;
     match hook {
         Hook::Ingress => {
             work.edit.side = Side::Destination;
@@ -66,8 +67,9 @@ pub fn icmp<F: Family, T: Tables<F>>(
 }
 
 /// Whether the message's own address on the side of `work.edit.side` is translated: its
-/// destination always is, its source when the quoted packet's destination itself speaks, and not a
-/// router on the way.
+/// destination always is; its source when the quoted packet's destination itself speaks, and where the
+/// flow is masqueraded also when it is a router on the way: the backend's node may not have a way back
+/// to that one by the device that the message comes in by, and would drop it.
 #[inline(always)]
 pub fn is_from_or_for_the_peer<F: Family>(
     work: &Work<F::Addr>,
@@ -75,6 +77,9 @@ pub fn is_from_or_for_the_peer<F: Family>(
 ) -> bool {
     match work.edit.side {
         Side::Destination => true,
-        Side::Source => message.source.words() == work.packet.destination.words(),
+        Side::Source => {
+            work.conn.action == Action::Snat as u8
+                || message.source.words() == work.packet.destination.words()
+        }
     }
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use lb_lab::{Host, Place, Pod};
 
 use crate::cluster::{Cluster, get, in_default_and_routed, pause};
-use crate::external::External;
+use crate::external::{External, routed_to_node_0};
 
 /// How many times each address is dialled.
 const ROUNDS: usize = 15;
@@ -43,7 +43,7 @@ fn start(cluster: &mut Cluster, service: &External) {
 #[test]
 fn all_addresses_of_a_service_port_lead_a_client_to_the_same_backend() {
     in_default_and_routed(|builder| {
-        let mut cluster = Cluster::new(builder);
+        let mut cluster = routed_to_node_0(builder);
         let outside = cluster.lab.client("outside", Place::BeyondRouter).unwrap();
         let pod = cluster.pod(0, "client");
         let service = External::new("web", 1).spec("sessionAffinity: ClientIP");
@@ -69,7 +69,7 @@ fn all_addresses_of_a_service_port_lead_a_client_to_the_same_backend() {
 #[test]
 fn each_connection_to_any_address_gives_a_client_the_whole_time_again() {
     in_default_and_routed(|builder| {
-        let mut cluster = Cluster::new(builder);
+        let mut cluster = routed_to_node_0(builder);
         let client = cluster.pod(0, "client");
         let timeout = TIMEOUT.as_secs();
         let service = External::new("web", 1)

@@ -87,7 +87,7 @@ impl External {
 }
 
 /// A cluster with the external addresses routed to node 0.
-fn routed_to_node_0(builder: Builder) -> Cluster {
+pub(crate) fn routed_to_node_0(builder: Builder) -> Cluster {
     let cluster = Cluster::new(builder);
     let (router, [v4, v6]) = (cluster.lab.router(), cluster.node(0).addresses());
     for route in [

@@ -10,7 +10,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use lb_common::Reason;
-use lb_lab::{Builder, Host, HttpClient, Place, Pod, Topology, UdpClient};
+use lb_lab::{
+    Builder, Host, HttpClient, HttpConnection, LabError, Place, Pod, Topology, UdpClient,
+};
 
 use crate::cluster::{Cluster, Vip, fail, in_default_and_routed};
 use crate::external::{assert_served, towards_other_nodes};
@@ -61,16 +63,13 @@ impl World {
         [0, 1].map(|family| node_address(&self.cluster, 0, family, NODE_PORT))
     }
 
-    /// A transfer in each direction on connections of their own.
-    fn transfer(&self, bytes: u64) {
+    /// A transfer in one direction, in each family on a connection of its own.
+    fn transfer(&self, bytes: u64, way: fn(&mut HttpConnection, u64) -> Result<(), LabError>) {
         for remote in self.remotes() {
             let connect = || HttpClient::new(remote).timeout(STALLED).connect();
-            let connection = || self.outside.run(connect).unwrap().unwrap();
-            let (mut up, mut down) = (connection(), connection());
-            for transferred in [up.upload(bytes), down.download(bytes)] {
-                transferred
-                    .unwrap_or_else(|error| fail(&format!("{bytes} bytes, {remote}"), &error));
-            }
+            let mut connection = self.outside.run(connect).unwrap().unwrap();
+            let transferred = way(&mut connection, bytes);
+            transferred.unwrap_or_else(|error| fail(&format!("{bytes} bytes, {remote}"), &error));
         }
     }
 
@@ -91,12 +90,16 @@ impl World {
 
 fn much_passes_with_checksums_in_software(builder: Builder) {
     let world = World::new(builder);
-    world.transfer(BULK);
+    for way in [HttpConnection::upload, HttpConnection::download] {
+        world.transfer(BULK, way);
+    }
     world.cluster.tx_off_on_nodes(&[&world.far]);
     for host in [&*world.far, &world.outside] {
         host.output("ethtool -K eth0 tx off").unwrap();
     }
-    world.transfer(BULK);
+    for way in [HttpConnection::upload, HttpConnection::download] {
+        world.transfer(BULK, way);
+    }
     world.assert_nothing_lost();
 }
 
@@ -110,7 +113,7 @@ fn a_router_near_the_backend_is_heard_by_the_client_beyond_the_node() {
         };
         let narrow = format!("ip link set {device} mtu {NARROW}");
         world.cluster.node(1).output(&narrow).unwrap();
-        world.transfer(SOME);
+        world.transfer(SOME, HttpConnection::upload);
         assert!(world.counted(Reason::IcmpError) >= 2);
         world.assert_nothing_lost();
     });
@@ -122,7 +125,7 @@ fn a_router_near_the_client_is_heard_by_the_backend_beyond_the_node() {
         let world = World::new(builder);
         let narrow = format!("ip link set wan mtu {NARROW}");
         world.cluster.lab.router().output(&narrow).unwrap();
-        world.transfer(SOME);
+        world.transfer(SOME, HttpConnection::download);
         assert!(world.counted(Reason::IcmpError) >= 2);
         world.assert_nothing_lost();
         // It was the backend that learned of it, by the node's address.

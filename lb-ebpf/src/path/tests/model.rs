@@ -158,7 +158,9 @@ impl<F: Made> Model<F> {
         self.world.frontends.remove(&key);
         let id = u32::from(service);
         self.world.slots.retain(|slot, _| slot.service != id);
-        self.world.backends.retain(|_, backend| backend.service != id);
+        self.world
+            .backends
+            .retain(|_, backend| backend.service != id);
         self.world.version += 1;
         self.pods.insert(service, BTreeSet::new());
         self.deleted.insert(service);
@@ -181,9 +183,8 @@ impl<F: Made> Model<F> {
         let alive = |(kept, of_kept, since): &(End<F>, u32, u32)| {
             let mut all = self.world.backends.values();
             now - since < secs * 250
-                && all.any(|b| {
-                    b.service == of && b.epoch == *of_kept && (b.address, b.port) == *kept
-                })
+                && all
+                    .any(|b| b.service == of && b.epoch == *of_kept && (b.address, b.port) == *kept)
         };
         if let Some(kept) = self.kept.get(&(who.0, who.2)).filter(|kept| alive(kept)) {
             prop_assert_eq!(kept.0, backend, "{:?} keeps its backend", who);

@@ -29,7 +29,10 @@ fn segment(from: SocketAddr, to: SocketAddr) -> Vec<u8> {
     };
     let tcp = packet.tcp(from.port(), to.port(), 0x7777_7777, 0x1000);
     let mut bytes = Vec::new();
-    tcp.ack(0x1111_1111).psh().write(&mut bytes, b"boom").unwrap();
+    tcp.ack(0x1111_1111)
+        .psh()
+        .write(&mut bytes, b"boom")
+        .unwrap();
     // The kernel writes the header of the network layer.
     bytes.split_off(header)
 }
