@@ -85,9 +85,9 @@ fn error_about_a_request_quotes_what_the_client_sent(case: &mut Case) {
     let (there, sent) = request(case, &flow);
     let mut count = 0;
     for &message_type in types(case) {
-        // A router's address is its own; the backend's becomes what the client dialled.
+        // Whoever speaks, it comes from what the client dialled.
         for (from, seen) in [
-            (router(case), router(case)),
+            (router(case), flow.frontend.ip()),
             (flow.backend.ip(), flow.frontend.ip()),
         ] {
             count += 1;
@@ -173,7 +173,7 @@ fn error_about_a_flow_with_another_source_port_quotes_both_ports_right(case: &mu
     let flows = [first, flow];
     let (there, sent) = request(case, &flow);
     let input = Message::new(error, router(case), flow.client.ip(), &there);
-    let output = Message::new(error, router(case), flow.client.ip(), &sent);
+    let output = Message::new(error, flow.frontend.ip(), flow.client.ip(), &sent);
     let counters = [(Reason::SourcePortChanged, 1), (Reason::IcmpError, 1)];
     translates(
         case,
@@ -213,7 +213,8 @@ fn device_without_link_layer_headers_is_translated_as_well(case: &mut Case) {
         message
     };
     let input = without_link(Message::new(error, from, flow.client.ip(), &there));
-    let output = without_link(Message::new(error, from, flow.client.ip(), &sent));
+    let seen = flow.frontend.ip();
+    let output = without_link(Message::new(error, seen, flow.client.ip(), &sent));
     let counters = [(Reason::IcmpError, 1)];
     translates(
         case,
@@ -233,7 +234,7 @@ fn quoted_checksum_zero_stays_zero(case: &mut Case) {
     there.without_checksum = true;
     sent.without_checksum = true;
     let input = Message::new(error, router(case), flow.client.ip(), &there);
-    let output = Message::new(error, router(case), flow.client.ip(), &sent);
+    let output = Message::new(error, flow.frontend.ip(), flow.client.ip(), &sent);
     let counters = [(Reason::IcmpError, 1)];
     translates(
         case,

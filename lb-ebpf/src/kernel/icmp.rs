@@ -107,21 +107,19 @@ fn translate<F: Host>(
         whole.write(message.quote + quoted.checksum_offset(), &checksum)?;
     }
 
-    if path::is_from_or_for_the_peer::<F>(work, message) {
-        let from = match new.side {
-            Side::Destination => message.destination.words(),
-            Side::Source => message.source.words(),
-        };
-        let outer = checksum::difference(&from, &to, words);
-        if F::IS_V6 {
-            // The pseudo header's part.
-            changed = checksum::add(changed, outer);
-        } else {
-            let checksum = checksum::update(message.header_checksum, outer);
-            whole.write(V4_CHECKSUM, &checksum)?;
-        }
-        whole.write(place::<F>(!source_is_quoted), &new.address)?;
+    let from = match new.side {
+        Side::Destination => message.destination.words(),
+        Side::Source => message.source.words(),
+    };
+    let outer = checksum::difference(&from, &to, words);
+    if F::IS_V6 {
+        // The pseudo header's part.
+        changed = checksum::add(changed, outer);
+    } else {
+        let checksum = checksum::update(message.header_checksum, outer);
+        whole.write(V4_CHECKSUM, &checksum)?;
     }
+    whole.write(place::<F>(!source_is_quoted), &new.address)?;
     let checksum = checksum::update(message.checksum, changed);
     whole.write(message.start + 2, &checksum)?;
     Ok(())

@@ -6,7 +6,7 @@
 //! meets the entry of the packets that go in its own direction.
 //! **Invariant:** a message opens no flow, keeps none alive and ends none: anybody can send one.
 
-use lb_common::abi::{Action, ConnFlags, ConnKey, Hook};
+use lb_common::abi::{ConnFlags, ConnKey, Hook};
 use lb_common::{Address as _, Family, Reason};
 
 use super::{Outcome, Side, Work};
@@ -17,8 +17,9 @@ use crate::tables::{Table, Tables};
 ///
 /// With [`Outcome::Edit`], `work.edit` says what the quoted packet becomes: at ingress its source
 /// gets the new address, at egress its destination; the ports are both as they will be. The
-/// message's own destination (ingress) or source (egress) becomes that address, too, when
-/// [`is_from_or_for_the_peer`] says so.
+/// message's own destination (ingress) or source (egress) becomes that address, too, also where a
+/// router on the way speaks: beyond the translation its address may be a stranger's, which a
+/// reverse-path filter drops. Netfilter does the same.
 #[inline(always)]
 pub fn icmp<F: Family, T: Tables<F>>(
     tables: &mut T,
@@ -49,7 +50,6 @@ pub fn icmp<F: Family, T: Tables<F>>(
         return Outcome::Refused(Reason::Redirect);
     }
     work.edit.address = F::Addr::from_words(conn.peer.words());
-    work.conn.action = conn.action;
     match hook {
         Hook::Ingress => {
             work.edit.side = Side::Destination;
@@ -64,22 +64,4 @@ pub fn icmp<F: Family, T: Tables<F>>(
     }
     tables.count(Reason::IcmpError);
     Outcome::Edit
-}
-
-/// Whether the message's own address on the side of `work.edit.side` is translated: its
-/// destination always is; its source when the quoted packet's destination itself speaks, and where the
-/// flow is masqueraded also when it is a router on the way: the backend's node may not have a way back
-/// to that one by the device that the message comes in by, and would drop it.
-#[inline(always)]
-pub fn is_from_or_for_the_peer<F: Family>(
-    work: &Work<F::Addr>,
-    message: &Message<F::Addr>,
-) -> bool {
-    match work.edit.side {
-        Side::Destination => true,
-        Side::Source => {
-            work.conn.action == Action::Snat as u8
-                || message.source.words() == work.packet.destination.words()
-        }
-    }
 }

@@ -22,7 +22,7 @@ mod socket;
 mod tests;
 
 pub use fragment::{Fragments, first_fragment, later_fragment};
-pub use icmp::{icmp, is_from_or_for_the_peer};
+pub use icmp::icmp;
 pub use masquerade::begin_reply;
 pub use open::begin;
 pub use reply::reply;

@@ -9,7 +9,7 @@ use super::world::{BACKENDS, CLIENTS, End, FRONTENDS, Made, TARGET, World};
 use crate::icmp::{Kind, Message};
 use crate::packet::Packet;
 use crate::packet::tcp::{ACK, SYN};
-use crate::path::{Outcome, Work, icmp, is_from_or_for_the_peer};
+use crate::path::{Outcome, Work, icmp};
 
 /// A message on the wire: from, to, and the quoted packet's ends.
 type Told<F> = (
@@ -48,17 +48,16 @@ fn told<F: Made>(
         Outcome::Pass | Outcome::Begin => return Ok(None),
     }
     let edit = work.edit;
-    let outer = is_from_or_for_the_peer::<F>(&work, &message);
     let (mut source, mut destination) = (source, destination);
     let (mut from, mut to) = ((from.0, edit.source_port), (to.0, edit.destination_port));
     match hook {
         Hook::Ingress => {
             from.0 = edit.address;
-            destination = if outer { edit.address } else { destination };
+            destination = edit.address;
         }
         Hook::Egress => {
             to.0 = edit.address;
-            source = if outer { edit.address } else { source };
+            source = edit.address;
         }
     }
     Ok(Some((source, destination, from, to)))
@@ -99,11 +98,11 @@ mod case {
         let router = F::address(CLIENTS, 99);
         for proto in [TCP, UDP] {
             let mut world = with_flow::<F>(proto);
-            for (from, seen) in [(router, router), (backend.0, frontend.0)] {
+            for from in [router, backend.0] {
                 let there = (from, client.0, client, backend);
                 assert_eq!(
                     told(&mut world, Hook::Egress, Kind::Error, proto, there),
-                    Ok(Some((seen, client.0, client, frontend)))
+                    Ok(Some((frontend.0, client.0, client, frontend)))
                 );
             }
             assert_eq!(world.count(Reason::IcmpError), 2);
