@@ -43,7 +43,7 @@ const KUBE_PROXY: &str = "kube-proxy";
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Rules {
     /// Where rules of kube-proxy masquerade marked packets.
-    pub(super) kube_proxy: BTreeSet<String>,
+    pub(super) left: BTreeSet<String>,
     /// Chains that drop what is forwarded and not accepted.
     pub(super) forward_drop: BTreeSet<String>,
 }
@@ -55,7 +55,7 @@ impl Rules {
         // Without nftables in the kernel there is nothing to read.
         rules.read_nftables().unwrap_or_default();
         for table in legacy::tables_with(KUBE_POSTROUTING) {
-            rules.kube_proxy.insert(table);
+            rules.left.insert(table);
         }
         rules
     }
@@ -83,7 +83,7 @@ impl Rules {
         if name == KUBE_POSTROUTING || table == KUBE_PROXY {
             let place = if table == KUBE_PROXY { &table } else { &name };
             let place = format!("{place} ({} table {table})", family_name(family));
-            self.kube_proxy.insert(place);
+            self.left.insert(place);
         }
         let hook = hook.map(|(_, value)| u32::from_be_bytes(part(value, 0)));
         if hook == Some(FORWARD) && policy == Some(DROP) && FAMILIES.contains(&family) {
@@ -95,18 +95,18 @@ impl Rules {
     /// What a person should know of the rules.
     pub(super) fn findings(&self) -> Vec<Finding> {
         const LEFT: &str = "rules of kube-proxy";
+        const CLEANUP: &str = "once it is gone, remove them with `kube-proxy --cleanup`";
         const FORWARDING: &str = "forwarding";
         let list = |places: &BTreeSet<String>| {
             let places: Vec<&str> = places.iter().map(String::as_str).collect();
             places.join(", ")
         };
-        let left = if self.kube_proxy.is_empty() {
+        let left = if self.left.is_empty() {
             Finding::new(LEFT, Health::Fine, "none")
         } else {
             let detail = format!(
-                "{}: they masquerade marked packets before lb does, to the same address; once \
-                 kube-proxy is gone, remove them with `kube-proxy --cleanup`",
-                list(&self.kube_proxy)
+                "{}: they masquerade marked packets before lb does, to the same address; {CLEANUP}",
+                list(&self.left)
             );
             Finding::new(LEFT, Health::Less, detail)
         };
@@ -206,11 +206,7 @@ mod tests {
         ));
         rules.take(&chain(2, b"nat\0", b"POSTROUTING\0", &[]));
         assert_eq!(
-            rules
-                .kube_proxy
-                .iter()
-                .map(String::as_str)
-                .collect::<Vec<_>>(),
+            rules.left.iter().map(String::as_str).collect::<Vec<_>>(),
             [
                 "KUBE-POSTROUTING (ip table nat)",
                 "kube-proxy (ip6 table kube-proxy)"

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Single calls of connect() through the program itself, told what the agent would tell it.
+//! Single calls of `connect` through the program itself, told what the agent would tell it.
 //!
 //! What other kernels and mounts make of the constants of the program: an error that it cannot choose,
 //! calls of kernel threads, namespaces of pods that are served and that are not.
