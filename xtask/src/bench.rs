@@ -115,7 +115,7 @@ struct Connect {
     /// Services in the tables [default: 10000, with --quick 100]
     #[arg(long, value_name = "N")]
     services: Option<u32>,
-    /// Rounds, of which the medians are shown [default: 40, with --quick 5]
+    /// Rounds, of which fast ones count [default: 120, with --quick 5]
     #[arg(long, value_name = "N")]
     rounds: Option<u32>,
     /// Only cases whose names contain this, as in the table
