@@ -12,7 +12,7 @@ use aya_ebpf::bindings::{BPF_ANY, bpf_sock_addr as SockAddr};
 use aya_ebpf::helpers::generated::{
     bpf_get_current_cgroup_id, bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval,
 };
-use lb_common::abi::{SocketKey, SocketPeer};
+use lb_common::abi::{FrontendKey, SocketKey, SocketPeer};
 use lb_common::{Address as _, Class, V4, V6};
 use lb_ebpf::path::{self, Call, Verdict};
 use lb_ebpf::tables::{Caller, InsertError, Lookup, Sockets};
@@ -237,12 +237,25 @@ fn serve<F: Host>(ctx: *mut SockAddr, form: Form, step: Step) -> i32 {
     if !matches!(step, Step::Show) && !is_frontend_port(port, number) {
         return GO_ON;
     }
+    let address = F::Addr::from_words(socket.address());
+    let key = FrontendKey::new(address, port, number);
+    let mut found = None;
+    if matches!(step, Step::Connect) && !address.is_loopback_or_unspecified() {
+        found = Lookup::<F>::frontend(&socket, &key);
+        if found.is_none() {
+            return GO_ON;
+        }
+    }
+    let mut call = MaybeUninit::uninit();
+    let call = blank(&mut call);
+    if let Some(frontend) = found {
+        call.choice.frontend_key = key;
+        call.choice.frontend.take_over(frontend);
+    }
     let Some(caller) = socket.caller() else {
         return GO_ON;
     };
-    let mut call = MaybeUninit::uninit();
-    let call = blank(&mut call);
-    call.packet.destination = F::Addr::from_words(socket.address());
+    call.packet.destination = address;
     call.packet.destination_port = port;
     call.packet.proto = number;
     let verdict = match step {

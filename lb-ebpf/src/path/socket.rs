@@ -215,7 +215,8 @@ fn touch<F: Family, T: Sockets<F>>(
     write_back(tables, call);
 }
 
-/// Finds the frontend that the call is for, and whether it is served at the socket at all.
+/// Finds the frontend that the call is for, if that is not known yet, and whether it is served at the
+/// socket at all.
 ///
 /// At loopback addresses and the unspecified one, which the kernel takes for loopback, only node ports
 /// are, those of the address that stands for loopback. A pod's socket that must be masqueraded, or
@@ -235,12 +236,9 @@ fn is_served<F: Family, T: Sockets<F>>(
         };
         at = F::Addr::from_words(address.words());
     }
-    if !select::look_up(
-        tables,
-        &mut call.choice,
-        (at, packet.destination_port),
-        packet.proto,
-    ) {
+    let known = call.choice.frontend.service != 0;
+    let port = packet.destination_port;
+    if !known && !select::look_up(tables, &mut call.choice, (at, port), packet.proto) {
         return false;
     }
     let frontend = &call.choice.frontend;
