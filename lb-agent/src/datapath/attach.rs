@@ -179,7 +179,7 @@ impl Attacher {
             let is_left = |hook| target.filters.ours(hook) && is_old(&(target.index, hook));
             [Hook::Ingress, Hook::Egress].into_iter().any(is_left)
         });
-        Ok(filters || self.sockets.is_outdated() || self.pinned()?.iter().any(is_old))
+        Ok(filters || self.sockets.is_outdated(&self.pins) || self.pinned()?.iter().any(is_old))
     }
 
     /// Sees to it that the program of `hook` is on the device, once.

@@ -4,6 +4,7 @@
 //! **Invariant:** as for devices: a link is changed in place, or a second one is made before the first
 //! one goes, and none of them ends with this process.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd as _;
@@ -39,8 +40,8 @@ pub(in crate::datapath) struct SocketHooks {
     config: SocketConfig,
     /// Why sockets cannot be served whatever is tried; none: they may be.
     impossible: Option<String>,
-    /// The programs that are attached are the latest.
-    current: bool,
+    /// Programs whose latest version is attached.
+    current: BTreeSet<&'static str>,
     state: SocketState,
 }
 
@@ -50,7 +51,7 @@ impl SocketHooks {
         Self {
             config,
             impossible,
-            current: false,
+            current: BTreeSet::new(),
             state: SocketState::Off,
         }
     }
@@ -62,12 +63,16 @@ impl SocketHooks {
 
     /// From now on there are other programs to attach.
     pub(in crate::datapath) fn renew(&mut self) {
-        self.current = false;
+        self.current.clear();
     }
 
-    /// True when earlier programs may be attached that are to be replaced.
-    pub(in crate::datapath) fn is_outdated(&self) -> bool {
-        !self.current && matches!(self.state, SocketState::Serving(_))
+    /// True when an earlier program is attached that is to be replaced: also where another one cannot
+    /// be attached, and where that was an earlier agent's.
+    pub(in crate::datapath) fn is_outdated(&self, pins: &Pins) -> bool {
+        let is_old = |(name, pin): &(&'static str, &str)| {
+            !self.current.contains(name) && pins.links().join(pin).exists()
+        };
+        PROGRAMS.iter().any(is_old)
     }
 
     /// Sees to it that each program is on the cgroup once, or on none when that was chosen; tells how
@@ -89,7 +94,6 @@ impl SocketHooks {
             let why = format!("{}; it is tried again", error_chain(&error));
             (SocketState::Lacking(why), 0)
         });
-        self.current = !matches!(state, SocketState::Lacking(_));
         let repaired = if matches!(before, SocketState::Serving(_)) {
             attached
         } else {
@@ -108,8 +112,9 @@ impl SocketHooks {
         repaired
     }
 
-    /// Attaches what is not attached; tells how many that were.
-    fn attach_all(&self, ebpf: &mut Ebpf, pins: &Pins) -> Result<u64, DatapathError> {
+    /// Attaches what is not attached; tells how many that were. What fails keeps no other program from
+    /// being the latest.
+    fn attach_all(&mut self, ebpf: &mut Ebpf, pins: &Pins) -> Result<u64, DatapathError> {
         let path = self.config.cgroup.as_deref().unwrap_or(Path::new("/"));
         let failed = |source| DatapathError::Directory {
             what: "open cgroup",
@@ -119,12 +124,20 @@ impl SocketHooks {
         let folder = File::open(path).map_err(failed)?;
         // The inode of a cgroup's folder is its id.
         let id = folder.metadata().map_err(failed)?.ino();
-        let mut attached = 0;
+        let mut attached = Ok(0);
         for (name, pin) in PROGRAMS {
             let pin = pins.links().join(pin);
-            attached += u64::from(attach(program(ebpf, name)?, name, (&folder, id), &pin)?);
+            let done =
+                program(ebpf, name).and_then(|program| attach(program, name, (&folder, id), &pin));
+            match done {
+                Ok(new) => {
+                    self.current.insert(name);
+                    attached = attached.map(|count: u64| count + u64::from(new));
+                }
+                Err(error) => attached = attached.and(Err(error)),
+            }
         }
-        Ok(attached)
+        attached
     }
 }
 
