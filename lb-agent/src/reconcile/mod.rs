@@ -19,7 +19,7 @@ use std::net::IpAddr;
 use crate::model::cluster::{ClusterFacts, NodeFacts};
 use crate::model::endpoint::EndpointSlice;
 use crate::model::pod::PodRules;
-use crate::model::service::{Service, ServiceKey};
+use crate::model::service::{IpFamily, Service, ServiceKey};
 use crate::model::snapshot::{Change, Object, ObjectRef, ServiceSnapshot, Update};
 use crate::model::tables::TableContent;
 use crate::plan::PlanContext;
@@ -39,6 +39,10 @@ use warnings::Warnings;
 
 pub use health::HealthNews;
 pub use warnings::News;
+
+/// Of so many Services whose writes failed it is looked up which families they have; of more it is
+/// taken that they have both.
+const FAILED_LOOKED_AT: usize = 64;
 
 /// What does not change while the agent runs.
 #[derive(Clone, Debug)]
@@ -94,6 +98,8 @@ pub struct Reconciler {
     /// Services whose last write failed.
     failed: BTreeSet<ServiceKey>,
     listed: bool,
+    /// This node's object was known once.
+    node_seen: bool,
     /// What the first list lacks; while there is any, nothing from an earlier process is removed.
     unreadable: Vec<String>,
     prune_due: bool,
@@ -119,6 +125,7 @@ impl Reconciler {
             pending: BTreeSet::new(),
             failed: BTreeSet::new(),
             listed: false,
+            node_seen: false,
             unreadable: Vec::new(),
             prune_due: true,
             full: BTreeSet::new(),
@@ -203,6 +210,7 @@ impl Reconciler {
     /// Works out this node's addresses anew; true if they differ.
     fn find_addresses(&mut self) -> bool {
         self.facts_stale = true;
+        self.node_seen |= self.index.node().is_some();
         // A Node that cannot be read yet is no reason to take node ports away.
         let unknown = self.index.node().is_none() && !self.unreadable.is_empty();
         let restored = unknown.then_some(&self.restored_addresses);
@@ -284,6 +292,35 @@ impl Reconciler {
 
     fn pending_len(&self) -> usize {
         self.pending.union(&self.failed).count() + usize::from(self.may_prune())
+    }
+
+    /// The families, IPv4 first, in which something waits for another try.
+    pub fn waiting_families(&self) -> [bool; 2] {
+        if self.may_prune() || !self.pending.is_empty() || self.failed.len() > FAILED_LOOKED_AT {
+            return [true; 2];
+        }
+        let mut waiting = [false; 2];
+        for key in &self.failed {
+            let service = self.index.service(key);
+            let addresses = service.map_or(&[][..], |service| &service.cluster_ips);
+            for (family, waits) in [IpFamily::V4, IpFamily::V6].into_iter().zip(&mut waiting) {
+                // One that is gone is to be removed, whatever families it had.
+                *waits |= addresses.is_empty()
+                    || addresses
+                        .iter()
+                        .any(|address| IpFamily::of(*address) == family);
+            }
+        }
+        waiting
+    }
+
+    /// False when this node's object says that it leaves the cluster, or has gone.
+    pub fn is_node_eligible(&self) -> bool {
+        match self.index.node() {
+            Some(node) => !node.leaving,
+            // With manifests there need not be one.
+            None => !self.node_seen,
+        }
     }
 
     /// Number of Services whose last write failed.
