@@ -21,10 +21,14 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
+use tokio::sync::watch;
 
 use super::healthz::Asked;
+use super::node_state::{NodeState, Planned};
+use super::process::Process;
 use super::sync_metrics::SyncMetrics;
 use super::text_format::{OPEN_METRICS, TEXT, older, wants_open_metrics};
+use crate::datapath::{Fill, Managed};
 use crate::reconcile::audit::AuditReport;
 use crate::reconcile::{Outcome, Reconciler};
 
@@ -50,6 +54,7 @@ pub(super) struct Metrics {
     audited: Family<Result, Counter<u64, AtomicU64>>,
     audits: Counter<u64, AtomicU64>,
     update_seconds: Histogram,
+    planned: Planned,
 }
 
 impl Default for Metrics {
@@ -73,6 +78,7 @@ impl Metrics {
             audited: Family::default(),
             audits: Counter::default(),
             update_seconds,
+            planned: Planned::default(),
         };
         metrics.register();
         metrics
@@ -80,6 +86,7 @@ impl Metrics {
 
     fn register(&self) {
         let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        registry.register_collector(Box::new(Process));
         let all = registry.sub_registry_with_prefix("lb");
         all.register("services", "Services that are known", self.services.clone());
         all.register(
@@ -128,6 +135,7 @@ impl Metrics {
         let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         self.services.set(number(reconciler.services_len()));
         self.pending.set(number(outcome.pending));
+        self.planned.note(reconciler.entries());
         self.invalid.set(number(reconciler.invalid_len()));
         self.writes
             .inc_by(u64::try_from(outcome.changes).unwrap_or(u64::MAX));
@@ -162,6 +170,15 @@ impl Metrics {
         // Writing to a String cannot fail.
         encode(&mut text, &registry).ok();
         text
+    }
+
+    /// Shows the kernel side too.
+    pub(super) fn show_node(&self, fill: Fill, managed: watch::Receiver<Managed>) {
+        self.show(NodeState {
+            fill,
+            planned: self.planned.clone(),
+            managed,
+        });
     }
 
     /// The counters of passes, which are shown among these.

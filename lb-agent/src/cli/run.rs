@@ -100,6 +100,8 @@ async fn serve(args: &RunArgs, settings: Settings, sockets: SocketConfig) -> Res
         datapath.destroyed_counter(),
     ));
     let mut managed = datapath.managed();
+    let fill = datapath.fill();
+    surfaces.metrics.show_node(fill, managed.clone());
     let mut reconciler = Reconciler::restore(settings, &content, random_stamp());
     // Before the first pass: without the node's own addresses it would remove their node ports.
     reconciler.receive_addresses(managed.borrow_and_update().addresses.clone());

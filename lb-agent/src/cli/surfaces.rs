@@ -77,7 +77,9 @@ impl Surfaces {
     /// Takes note of a pass that began at `started`.
     pub(super) fn passed(&mut self, outcome: Outcome, started: Instant, reconciler: &Reconciler) {
         self.metrics.pass(outcome, reconciler);
-        self.sync.passed(started.elapsed(), outcome.pending);
+        let no_local = reconciler.no_local();
+        self.sync
+            .passed(started.elapsed(), outcome.pending, no_local);
         self.progress.note(reconciler.waiting_families());
         self.progress.note_node(reconciler.is_node_eligible());
     }

@@ -6,11 +6,15 @@
 //! **Invariant:** a change costs what it holds, a pass the changes taken in; nothing is walked over.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::atomic::{AtomicI64, AtomicU64};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -21,6 +25,7 @@ use super::healthz::Asked;
 use super::progress::FAMILIES;
 use crate::model::service::IpFamily;
 use crate::model::snapshot::{Change, Object, ObjectRef, Update};
+use crate::plan::NoLocal;
 
 /// Times of changes that wait to be in force; of more the oldest are not counted.
 const TRIGGERS_MAX: usize = 10_000;
@@ -60,6 +65,7 @@ pub(super) struct SyncMetrics {
     endpoints: Counter<u64, AtomicU64>,
     services: Counter<u64, AtomicU64>,
     started_micros: i64,
+    no_local: Arc<Mutex<NoLocal>>,
     /// When changes happened that are not in force.
     triggers: VecDeque<(IpFamily, i64)>,
 }
@@ -91,6 +97,7 @@ impl SyncMetrics {
             endpoints: Counter::default(),
             services: Counter::default(),
             started_micros: Timestamp::now().as_microsecond(),
+            no_local: Arc::default(),
             triggers: VecDeque::new(),
         };
         // A series that is there from the start has an increase at its first event.
@@ -101,6 +108,8 @@ impl SyncMetrics {
         let all = registry.sub_registry_with_prefix("kubeproxy");
         metrics.register_times(all);
         metrics.register_changes(all);
+        let no_local = Arc::clone(&metrics.no_local);
+        all.register_collector(Box::new(NoLocalPorts(no_local)));
         all.register(
             "proxy_healthz",
             "Answers of /healthz at --healthz-bind-address, by status",
@@ -232,8 +241,10 @@ impl SyncMetrics {
         }
     }
 
-    /// Takes note of a pass that `took` so long, after which so many Services are `pending`.
-    pub(super) fn passed(&mut self, took: Duration, pending: usize) {
+    /// Takes note of a pass that `took` so long, after which so many Services are `pending` and so
+    /// many ports have `no_local` endpoint.
+    pub(super) fn passed(&mut self, took: Duration, pending: usize, no_local: NoLocal) {
+        *self.no_local.lock().unwrap_or_else(PoisonError::into_inner) = no_local;
         let now = Timestamp::now();
         let pending = i64::try_from(pending).unwrap_or(i64::MAX);
         for family in [&V4, &V6] {
@@ -256,6 +267,28 @@ impl SyncMetrics {
             let histogram = self.programming_seconds.get_or_create(label(family));
             histogram.observe(took.as_secs_f64());
         }
+    }
+}
+
+/// Ports without an endpoint on this node that a policy Local wants. kube-proxy's name ends as that of a
+/// counter, and it is none: so it is of no type.
+#[derive(Debug)]
+struct NoLocalPorts(Arc<Mutex<NoLocal>>);
+
+impl Collector for NoLocalPorts {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let now = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let name = "sync_proxy_rules_no_local_endpoints_total";
+        let help =
+            "Ports of Services with a policy Local and without an endpoint on this node, now";
+        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Unknown)?;
+        for (policy, counts) in [("internal", now.internal), ("external", now.external)] {
+            for (family, count) in FAMILIES.into_iter().zip(counts) {
+                let labels = [("ip_family", family), ("traffic_policy", policy)];
+                metric.encode_family(&labels)?.encode_gauge(&count)?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -318,12 +351,19 @@ mod tests {
             "kubeproxy_sync_proxy_rules_service_changes_total 1",
         );
 
-        metrics.passed(Duration::from_millis(3), 2);
+        metrics.passed(Duration::from_millis(3), 2, NoLocal::default());
         has(&registry, &format!("{pending}{{ip_family=\"IPv6\"}} 2"));
         let programmed = "kubeproxy_network_programming_duration_seconds_count";
         has(&registry, &format!("{programmed}{{ip_family=\"IPv6\"}} 0"));
 
-        metrics.passed(Duration::from_millis(3), 0);
+        let no_local = NoLocal {
+            internal: [0, 0],
+            external: [0, 4],
+        };
+        metrics.passed(Duration::from_millis(3), 0, no_local);
+        let name = "kubeproxy_sync_proxy_rules_no_local_endpoints_total";
+        let labels = "ip_family=\"IPv6\",traffic_policy=\"external\"";
+        has(&registry, &format!("{name}{{{labels}}} 4"));
         has(&registry, &format!("{pending}{{ip_family=\"IPv6\"}} 0"));
         has(&registry, &format!("{programmed}{{ip_family=\"IPv6\"}} 1"));
         has(&registry, &format!("{programmed}{{ip_family=\"IPv4\"}} 0"));

@@ -10,6 +10,7 @@
 pub mod audit;
 mod health;
 mod mirror;
+mod no_local;
 mod pass;
 mod warnings;
 
@@ -22,7 +23,6 @@ use crate::model::pod::PodRules;
 use crate::model::service::{IpFamily, Service, ServiceKey};
 use crate::model::snapshot::{Change, Object, ObjectRef, ServiceSnapshot, Update};
 use crate::model::tables::TableContent;
-use crate::plan::PlanContext;
 use crate::plan::claims::Claims;
 use crate::plan::endpoints::NodeContext;
 use crate::plan::ids::{IdLimits, Ids};
@@ -31,9 +31,11 @@ use crate::plan::node::{
 };
 use crate::plan::rules::{PortRules, service_rules};
 use crate::plan::warning::Warning;
+use crate::plan::{NoLocal, PlanContext};
 use crate::source::index::Index;
 use health::HealthChecks;
 use mirror::Mirror;
+use no_local::NoLocalPorts;
 use pass::context;
 use warnings::Warnings;
 
@@ -107,6 +109,7 @@ pub struct Reconciler {
     full: BTreeSet<&'static str>,
     warnings: Warnings,
     health: HealthChecks,
+    no_local: NoLocalPorts,
 }
 
 impl Reconciler {
@@ -131,6 +134,7 @@ impl Reconciler {
             full: BTreeSet::new(),
             warnings: Warnings::default(),
             health: HealthChecks::default(),
+            no_local: NoLocalPorts::default(),
             settings,
         }
     }
@@ -387,6 +391,16 @@ impl Reconciler {
     /// How many warnings are in force, by their reasons.
     pub fn warnings_by_reason(&self) -> &BTreeMap<&'static str, usize> {
         self.warnings.by_reason()
+    }
+
+    /// Ports that lack an endpoint on this node that a policy wants there.
+    pub fn no_local(&self) -> NoLocal {
+        self.no_local.sum()
+    }
+
+    /// Name of each table that planning writes, and its entries.
+    pub fn entries(&self) -> [(&'static str, usize); 7] {
+        self.mirror.entries()
     }
 
     /// The name of this node.
