@@ -25,6 +25,8 @@ enum What {
     Golden,
     /// lb-ebpf/verifier-budget.txt
     Verifier,
+    /// lb-agent/config.schema.json
+    Config,
 }
 
 impl Bless {
@@ -37,6 +39,18 @@ impl Bless {
                 run(test.env("UPDATE_EXPECT", "1").env("LB_BLESS", "1"))?;
             }
             What::Verifier => verifier::gate(true)?,
+            What::Config => {
+                doctor::prepare(Scope::Build)?;
+                let mut test = cargo("test");
+                test.args([
+                    "--locked",
+                    "--package",
+                    "lb-agent",
+                    "--lib",
+                    "the_schema_in",
+                ]);
+                run(test.env("LB_BLESS", "1"))?;
+            }
         }
         run(crate::process::command("git").args(["diff", "--stat"]))
     }

@@ -14,6 +14,7 @@ fn key(name: &str) -> ServiceKey {
 
 fn slice(name: &str, service: &str) -> Object {
     Object::EndpointSlice(EndpointSlice {
+        triggered_micros: None,
         key: SliceKey {
             namespace: "default".to_owned(),
             name: name.to_owned(),
@@ -35,6 +36,7 @@ fn node(zone: &str) -> Object {
         addresses: Vec::new(),
         pod_cidrs: Vec::new(),
         zone: Some(zone.to_owned()),
+        leaving: false,
     })
 }
 

@@ -238,6 +238,13 @@ pub(crate) const NEEDS: &[Need] = &[
         &[Test],
         "asking it",
     ),
+    tool(
+        "promtool",
+        &["prometheus"],
+        &["--version"],
+        &[Test],
+        "checking the metrics",
+    ),
     tool("curl", &["curl"], &["--version"], RUNS, "the demo's client"),
     tool(
         "debootstrap",
