@@ -26,6 +26,7 @@ mod maps;
 mod masquerade;
 mod netfilter;
 mod netlink;
+mod owner;
 mod pins;
 mod port_set;
 mod ports;
@@ -56,6 +57,7 @@ use follow::{Follower, Known};
 use grow::Grower;
 use loader::Wanted;
 use maps::Ifaces;
+use owner::Owner;
 use prefixes::Prefixes;
 use sockets::{Keepers, PodLearner, SocketHooks};
 use sweep::Sweeper;
@@ -82,6 +84,8 @@ pub use traffic::{ServiceTraffic, Totals, Traffic};
 pub struct DatapathConfig {
     /// Directory for pins, on a BPF file system; made when missing.
     pub bpffs: PathBuf,
+    /// For how long to wait until the process that owns the pins ends.
+    pub owner_wait: Duration,
     /// Entries of each connection table; a connection takes two.
     pub connections_max: u32,
     /// Entries of the tables: when they are made, and when they have grown as far as they may.
@@ -113,6 +117,7 @@ impl DatapathConfig {
     pub fn new(bpffs: impl Into<PathBuf>) -> Self {
         Self {
             bpffs: bpffs.into(),
+            owner_wait: Duration::ZERO,
             connections_max: limits::CONNECTIONS,
             half_open_max: limits::HALF_OPEN,
             affinity_max: limits::AFFINITIES,
@@ -174,17 +179,21 @@ pub struct Datapath {
     managed: watch::Receiver<Managed>,
     learner: Learner,
     repairs: Arc<AtomicU64>,
+    // ORDER: dropped last, when nobody here writes any more.
+    _owner: Owner,
 }
 
 impl Datapath {
-    /// Loads, attaches to every managed device there is, and starts following devices. Those that
-    /// could not be attached to are in [`Managed::lacking`] and tried again.
+    /// Waits until nobody else owns the pins, loads, attaches to every managed device there is, and
+    /// starts following devices. Those that could not be attached to are in [`Managed::lacking`] and
+    /// tried again. Giving the wait up is no harm, at whatever point.
     ///
     /// Must be called on a tokio runtime, in the network namespace of the node. An error means that
     /// no device has all its programs from this process. Some may be attached to already, at egress
     /// only or replaced in place; what an earlier agent attached goes on working, and the next
     /// start goes on from there.
     pub async fn start(config: &DatapathConfig) -> Result<Self, DatapathError> {
+        let owner = Owner::take(&config.bpffs, config.owner_wait).await?;
         let pins = Pins::prepare(&config.bpffs)?;
         let (sockets, impossible) = sockets::prepare(&config.sockets);
         let wanted = Wanted {
@@ -244,6 +253,7 @@ impl Datapath {
             },
             keepers,
             repairs,
+            _owner: owner,
         })
     }
 

@@ -199,7 +199,7 @@ pub(super) fn list(path: &Path) -> Result<Vec<String>, DatapathError> {
 }
 
 /// Walks up to the first directory that exists, because the rest is still to be made.
-fn require_bpffs(path: &Path) -> Result<(), DatapathError> {
+pub(super) fn require_bpffs(path: &Path) -> Result<(), DatapathError> {
     for ancestor in path.ancestors() {
         match statfs(ancestor) {
             Ok(fs) if fs.filesystem_type() == BPF_FS_MAGIC => return Ok(()),
@@ -219,7 +219,7 @@ fn require_bpffs(path: &Path) -> Result<(), DatapathError> {
     })
 }
 
-fn create(path: &Path) -> Result<(), DatapathError> {
+pub(super) fn create(path: &Path) -> Result<(), DatapathError> {
     std::fs::create_dir_all(path).map_err(|source| DatapathError::Directory {
         what: "create directory",
         path: path.to_owned(),

@@ -11,6 +11,7 @@ use aya::sys::{BpfHelper, is_helper_supported, is_program_supported};
 use serde::Serialize;
 
 use super::netfilter::Rules;
+use super::owner::owner;
 use super::pins::Pins;
 use super::sockets;
 use crate::error_chain;
@@ -79,11 +80,14 @@ fn programs() -> Finding {
 fn pins(bpffs: &Path) -> Finding {
     const WHAT: &str = "pins";
     match Pins::open(bpffs) {
-        Ok(_) => Finding::new(
-            WHAT,
-            Health::Fine,
-            format!("an agent's, {}", bpffs.display()),
-        ),
+        Ok(_) => {
+            let owner = owner(bpffs).map_or_else(
+                || "no agent runs; what is there goes on forwarding".to_owned(),
+                |holder| format!("{} owns them", holder.trim_end_matches(',')),
+            );
+            let detail = format!("an agent's, {}: {owner}", bpffs.display());
+            Finding::new(WHAT, Health::Fine, detail)
+        }
         Err(error) => Finding::new(WHAT, Health::Less, error_chain(&error)),
     }
 }
