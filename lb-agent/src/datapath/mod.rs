@@ -12,15 +12,19 @@
 mod apply;
 mod attach;
 mod batch;
+mod cleanup;
 mod counters;
 mod devices;
+mod drain;
 mod error;
 mod events;
 mod facts;
 mod follow;
 mod grow;
+mod kube_proxy;
 mod lacking;
 mod legacy;
+mod link;
 mod loader;
 mod maps;
 mod masquerade;
@@ -66,8 +70,10 @@ use crate::model::cluster::ClusterFacts;
 use crate::model::pod::PodRules;
 
 pub use attach::{Filters, Hook, Mechanism, choose_mechanism};
+pub use cleanup::{Cleanup, Left, Removal, Thing};
 pub use counters::{ReasonCounters, ServiceCounters};
 pub use devices::{Carries, LinkFacts, Managed, Patterns, PodSource, Role, classify};
+pub use drain::{Drain, Living};
 pub use error::DatapathError;
 pub use loader::Clock;
 pub use maps::{Flows, KernelTables};
@@ -237,6 +243,8 @@ impl Datapath {
             received,
         );
         let following = follower.start(config.audit).await?;
+        // ORDER: after the programs, which serve new flows from here on.
+        drain::reopen(&pins)?;
         let grower = Grower::start(pins.clone(), wanted, tables.written(), switches)?;
         tables.grower = Some(grower.caller());
         let keepers = Keepers::start(&pins, &mut tables, config)?;

@@ -10,6 +10,7 @@ use aya::programs::ProgramType;
 use aya::sys::{BpfHelper, is_helper_supported, is_program_supported};
 use serde::Serialize;
 
+use super::drain::is_draining;
 use super::netfilter::Rules;
 use super::owner::owner;
 use super::pins::Pins;
@@ -79,14 +80,23 @@ fn programs() -> Finding {
 
 fn pins(bpffs: &Path) -> Finding {
     const WHAT: &str = "pins";
+    const DRAINING: &str = "no new flows begin, a drain was not brought to its end; `lb-agent run` \
+                            serves again, `lb-agent cleanup` takes the rest away";
     match Pins::open(bpffs) {
-        Ok(_) => {
-            let owner = owner(bpffs).map_or_else(
-                || "no agent runs; what is there goes on forwarding".to_owned(),
-                |holder| format!("{} owns them", holder.trim_end_matches(',')),
-            );
-            let detail = format!("an agent's, {}: {owner}", bpffs.display());
-            Finding::new(WHAT, Health::Fine, detail)
+        Ok(pins) => {
+            let (health, state) = match owner(bpffs) {
+                Some(holder) => (
+                    Health::Fine,
+                    format!("{} owns them", holder.trim_end_matches(',')),
+                ),
+                None if is_draining(&pins) => (Health::Less, DRAINING.to_owned()),
+                None => (
+                    Health::Fine,
+                    "no agent runs, what is there goes on".to_owned(),
+                ),
+            };
+            let detail = format!("an agent's, {}: {state}", bpffs.display());
+            Finding::new(WHAT, health, detail)
         }
         Err(error) => Finding::new(WHAT, Health::Less, error_chain(&error)),
     }
