@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 /// Where the kernel's maps are pinned unless told otherwise.
 pub const BPFFS_DEFAULT: &str = "/sys/fs/bpf/lb";
 
+/// Where the agent's memory is unless told otherwise.
+pub const STATE_DEFAULT: &str = "/var/lib/lb-agent";
+
 /// A setting that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {

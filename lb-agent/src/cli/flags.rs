@@ -42,6 +42,10 @@ pub(super) struct RunArgs {
     /// Where to pin maps and programs, on a BPF file system.
     #[arg(long, value_name = "DIR", default_value = config::BPFFS_DEFAULT)]
     pub(super) bpffs: PathBuf,
+    /// Seconds to wait for another agent that owns these pins to end, as in a rolling update: a pod
+    /// that ends has 30 s for it. After them this one ends with an error.
+    #[arg(long, value_name = "SECONDS", default_value_t = 45)]
+    pub(super) owner_wait: u64,
     /// Whose sockets are translated when they connect or send: processes of this node send nothing
     /// through the devices of its pods, so without it they do not reach Services.
     #[arg(long, value_enum, value_name = "MODE", default_value_t)]

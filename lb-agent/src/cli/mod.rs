@@ -7,6 +7,7 @@
 #[cfg(test)]
 mod asking;
 mod audits;
+mod cleanup;
 mod describe;
 mod doctor;
 mod flags;
@@ -73,6 +74,9 @@ enum Command {
     /// Show what this node offers for packets and sockets, and what is lacking; exit code 1 if
     /// something is.
     Doctor(doctor::DoctorArgs),
+    /// Take away what agents have put into the kernel of this node, and nothing else; with --drain
+    /// without cutting flows.
+    Cleanup(cleanup::CleanupArgs),
 }
 
 /// How backends are chosen for new flows.
@@ -119,7 +123,7 @@ impl Cli {
     pub fn log_format(&self) -> LogFormat {
         match &self.command {
             Some(Command::Run(args)) => args.log_format,
-            Some(Command::Plan(_) | Command::Doctor(_)) => LogFormat::Text,
+            Some(Command::Plan(_) | Command::Doctor(_) | Command::Cleanup(_)) => LogFormat::Text,
             None => self.run.log_format,
         }
     }
@@ -133,6 +137,7 @@ impl Cli {
             Some(Command::Run(args)) => run::run(&args),
             Some(Command::Plan(args)) => plan::plan(&args),
             Some(Command::Doctor(args)) => doctor::doctor(&args),
+            Some(Command::Cleanup(args)) => cleanup::cleanup(&args),
             None => run::run(&self.run),
         };
         done.map_err(|sentence| self.origins.explain(sentence))

@@ -76,9 +76,14 @@ async fn serve(args: &RunArgs, settings: Settings, sockets: SocketConfig) -> Res
     let supervisor = Supervisor::from_environment();
     let surfaces = Surfaces::start(args);
     let source = Source::find(args).await?;
-    let mut datapath = Datapath::start(&configured(args, &settings, sockets))
-        .await
-        .map_err(|e| error_chain(&e))?;
+    let config = configured(args, &settings, sockets);
+    let mut datapath = tokio::select! {
+        started = Datapath::start(&config) => started.map_err(|e| error_chain(&e))?,
+        signal = stop.wait() => {
+            info!("{signal}: ending before anything is served");
+            return Ok(());
+        }
+    };
     let content = datapath.tables().dump().map_err(|e| error_chain(&e))?;
     info!(
         "node {}, {} entries from an earlier run",
@@ -134,6 +139,7 @@ async fn serve(args: &RunArgs, settings: Settings, sockets: SocketConfig) -> Res
 /// What the flags say about the kernel side.
 fn configured(args: &RunArgs, settings: &Settings, sockets: SocketConfig) -> DatapathConfig {
     let mut datapath = DatapathConfig::new(&args.bpffs);
+    datapath.owner_wait = Duration::from_secs(args.owner_wait);
     args.kernel.apply(&mut datapath);
     datapath.sockets = sockets;
     // Whoever serves by manifests need not name every pod.

@@ -301,10 +301,10 @@ impl Attacher {
             Ok(id) => (id, Outcome::Kept),
             Err(error) if is_no_filter(&error) => {
                 match tc::qdisc_add_clsact(&target.name) {
-                    Err(error) if os_error(&error) != Some(Errno::EEXIST as i32) => {
-                        return Err(attempt.failed(error));
-                    }
-                    _ => {}
+                    // ORDER: noted after it is made, or somebody else's would count as ours.
+                    Ok(()) => pins::create(&self.pins.qdisc(target.index))?,
+                    Err(error) if os_error(&error) == Some(Errno::EEXIST as i32) => {}
+                    Err(error) => return Err(attempt.failed(error)),
                 }
                 let options = TcAttachOptions::Netlink(NlOptions {
                     priority: hook.priority(),
@@ -340,7 +340,7 @@ fn filter(device: &str, hook: Hook) -> io::Result<SchedClassifierLink> {
 }
 
 /// Removes our filter; none, or no device, is no error.
-fn remove_filter(device: &str, hook: Hook) -> Result<(), DatapathError> {
+pub(super) fn remove_filter(device: &str, hook: Hook) -> Result<(), DatapathError> {
     let detached = filter(device, hook)
         .map_err(ProgramError::from)
         .and_then(aya::programs::links::Link::detach);
@@ -370,7 +370,7 @@ fn is_absent(error: &LinkError) -> bool {
     os_error(error) == Some(Errno::ENOENT as i32)
 }
 
-fn parse_link(name: &str) -> Option<(u32, Hook)> {
+pub(super) fn parse_link(name: &str) -> Option<(u32, Hook)> {
     let (index, hook) = name.split_once('-')?;
     let hook = [Hook::Ingress, Hook::Egress]
         .into_iter()

@@ -21,6 +21,17 @@ pub enum DatapathError {
         /// The directory asked for.
         path: PathBuf,
     },
+    /// Another process owns the pins; end it, or use another directory.
+    #[error(
+        "use the pins under {path}: {holder} owns them; end that process first, or let --bpffs name \
+         another directory (two agents cannot share one)", path = path.display()
+    )]
+    Owned {
+        /// The pin directory.
+        path: PathBuf,
+        /// Who has it, in words.
+        holder: String,
+    },
     /// Nothing is pinned there: no agent has run, or it used another directory.
     #[error(
         "open the maps under {}: nothing is pinned there; start `lb-agent run`, or let --bpffs \

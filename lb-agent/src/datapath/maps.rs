@@ -366,10 +366,15 @@ where
     Conn<A>: bytemuck::Pod,
 {
     fn open<F: MapFamily<Addr = A>>(pins: &Pins) -> Result<Self, DatapathError> {
+        Self::open_table(pins, F::CONNS)
+    }
+
+    /// Opens the pinned table `name` of flow entries: of established ones or of half-open ones.
+    pub(super) fn open_table(pins: &Pins, name: &'static str) -> Result<Self, DatapathError> {
         Ok(Self {
-            map: open_hash(pins, F::CONNS)?,
-            data: MapData::from_pin(pins.map(F::CONNS)).map_err(failed("open", F::CONNS))?,
-            name: F::CONNS,
+            map: open_hash(pins, name)?,
+            data: MapData::from_pin(pins.map(name)).map_err(failed("open", name))?,
+            name,
         })
     }
 

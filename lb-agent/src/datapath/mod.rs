@@ -12,21 +12,26 @@
 mod apply;
 mod attach;
 mod batch;
+mod cleanup;
 mod counters;
 mod devices;
+mod drain;
 mod error;
 mod events;
 mod facts;
 mod fill;
 mod follow;
 mod grow;
+mod kube_proxy;
 mod lacking;
 mod legacy;
+mod link;
 mod loader;
 mod maps;
 mod masquerade;
 mod netfilter;
 mod netlink;
+mod owner;
 mod pins;
 mod port_set;
 mod ports;
@@ -57,6 +62,7 @@ use follow::{Follower, Known};
 use grow::Grower;
 use loader::Wanted;
 use maps::Ifaces;
+use owner::Owner;
 use prefixes::Prefixes;
 use sockets::{Keepers, PodLearner, SocketHooks};
 use sweep::Sweeper;
@@ -65,10 +71,12 @@ use crate::model::cluster::ClusterFacts;
 use crate::model::pod::PodRules;
 
 pub use attach::{Filters, Hook, Mechanism, choose_mechanism};
+pub use cleanup::{Cleanup, Left, Removal, Thing};
 pub use counters::{ReasonCounters, ServiceCounters};
 pub use devices::{
     Carries, FilterFindings, LinkFacts, Managed, Patterns, PodSource, Role, classify,
 };
+pub use drain::{Drain, Living};
 pub use error::DatapathError;
 pub use fill::Fill;
 pub use loader::Clock;
@@ -86,6 +94,8 @@ pub use traffic::{ServiceTraffic, Totals, Traffic};
 pub struct DatapathConfig {
     /// Directory for pins, on a BPF file system; made when missing.
     pub bpffs: PathBuf,
+    /// For how long to wait until the process that owns the pins ends.
+    pub owner_wait: Duration,
     /// Entries of each connection table; a connection takes two.
     pub connections_max: u32,
     /// Entries of the tables: when they are made, and when they have grown as far as they may.
@@ -117,6 +127,7 @@ impl DatapathConfig {
     pub fn new(bpffs: impl Into<PathBuf>) -> Self {
         Self {
             bpffs: bpffs.into(),
+            owner_wait: Duration::ZERO,
             connections_max: limits::CONNECTIONS,
             half_open_max: limits::HALF_OPEN,
             affinity_max: limits::AFFINITIES,
@@ -179,17 +190,21 @@ pub struct Datapath {
     learner: Learner,
     repairs: Arc<AtomicU64>,
     snat_ports: u32,
+    // ORDER: dropped last, when nobody here writes any more.
+    _owner: Owner,
 }
 
 impl Datapath {
-    /// Loads, attaches to every managed device there is, and starts following devices. Those that
-    /// could not be attached to are in [`Managed::lacking`] and tried again.
+    /// Waits until nobody else owns the pins, loads, attaches to every managed device there is, and
+    /// starts following devices. Those that could not be attached to are in [`Managed::lacking`] and
+    /// tried again. Giving the wait up is no harm, at whatever point.
     ///
     /// Must be called on a tokio runtime, in the network namespace of the node. An error means that
     /// no device has all its programs from this process. Some may be attached to already, at egress
     /// only or replaced in place; what an earlier agent attached goes on working, and the next
     /// start goes on from there.
     pub async fn start(config: &DatapathConfig) -> Result<Self, DatapathError> {
+        let owner = Owner::take(&config.bpffs, config.owner_wait).await?;
         let pins = Pins::prepare(&config.bpffs)?;
         let (sockets, impossible) = sockets::prepare(&config.sockets);
         let wanted = Wanted {
@@ -234,6 +249,8 @@ impl Datapath {
             received,
         );
         let following = follower.start(config.audit).await?;
+        // ORDER: after the programs, which serve new flows from here on.
+        drain::reopen(&pins)?;
         let grower = Grower::start(pins.clone(), wanted, tables.written(), switches)?;
         tables.grower = Some(grower.caller());
         let keepers = Keepers::start(&pins, &mut tables, config)?;
@@ -251,6 +268,7 @@ impl Datapath {
             keepers,
             repairs,
             snat_ports,
+            _owner: owner,
         })
     }
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Rules of the packet filter that concern Services: what kube-proxy has left, and what is dropped.
+//! Rules of the packet filter that concern Services: those of a kube-proxy, which runs or has left
+//! them behind, and what is dropped.
 //!
 //! Read from the kernel: tables of nftables (iptables-nft is one of its users) by netlink, those of the
 //! older iptables by its own options of a socket, and only where that is in use already.
@@ -11,6 +12,7 @@ use std::io;
 use nix::sys::socket::SockProtocol;
 
 use super::devices::FilterFindings;
+use super::kube_proxy;
 use super::legacy;
 use super::probe::{Finding, Health};
 use super::request::{DUMP, REQUEST, Requests, attributes, part};
@@ -43,6 +45,8 @@ const KUBE_PROXY: &str = "kube-proxy";
 /// What was found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Rules {
+    /// The process of a kube-proxy that runs here.
+    running: Option<u32>,
     /// Where rules of kube-proxy masquerade marked packets.
     pub(super) left: BTreeSet<String>,
     /// Chains that drop what is forwarded and not accepted.
@@ -52,7 +56,10 @@ pub(super) struct Rules {
 impl Rules {
     /// Looks at the rules of the calling thread's network namespace.
     pub(super) fn look() -> Self {
-        let mut rules = Self::default();
+        let mut rules = Self {
+            running: kube_proxy::running(),
+            ..Self::default()
+        };
         // Without nftables in the kernel there is nothing to read.
         rules.read_nftables().unwrap_or_default();
         for table in legacy::tables_with(KUBE_POSTROUTING) {
@@ -95,6 +102,7 @@ impl Rules {
 
     /// What a person should know of the rules.
     pub(super) fn findings(&self) -> Vec<Finding> {
+        const RUNNING: &str = "kube-proxy";
         const LEFT: &str = "rules of kube-proxy";
         const CLEANUP: &str = "once it is gone, remove them with `kube-proxy --cleanup`";
         const FORWARDING: &str = "forwarding";
@@ -102,6 +110,14 @@ impl Rules {
             let places: Vec<&str> = places.iter().map(String::as_str).collect();
             places.join(", ")
         };
+        let running = match self.running {
+            Some(process) => format!(
+                "runs here (process {process}), and may: connections that its rules translate go on, \
+                 new ones are translated by lb before they come to its rules"
+            ),
+            None => "is not seen to run here".to_owned(),
+        };
+        let running = Finding::new(RUNNING, Health::Fine, running);
         let left = if self.left.is_empty() {
             Finding::new(LEFT, Health::Fine, "none")
         } else {
@@ -121,7 +137,7 @@ impl Rules {
             );
             Finding::new(FORWARDING, Health::Less, detail)
         };
-        vec![left, forwarding]
+        vec![running, left, forwarding]
     }
 }
 

@@ -80,7 +80,7 @@ pub(super) async fn list_routes(handle: &Handle) -> Result<Vec<RouteFacts>, Data
 }
 
 /// Devices that have a clsact qdisc.
-async fn list_clsact(handle: &Handle) -> Result<Vec<u32>, DatapathError> {
+pub(super) async fn list_clsact(handle: &Handle) -> Result<Vec<u32>, DatapathError> {
     let qdiscs = collect("queueing disciplines", handle.qdisc().get().execute()).await?;
     Ok(qdiscs
         .iter()
@@ -108,6 +108,19 @@ pub(super) async fn list_filters(handle: &Handle, index: u32) -> Result<Filters,
         }
     }
     Ok(filters)
+}
+
+/// Whether there is any filter on a device's clsact qdisc, whoever's.
+pub(super) async fn has_filters(handle: &Handle, index: u32) -> Result<bool, DatapathError> {
+    let Ok(device) = i32::try_from(index) else {
+        return Ok(false);
+    };
+    let get = || handle.traffic_filter(device).get();
+    let mut filters = collect("filters", get().ingress().execute()).await?;
+    filters.extend(collect("filters", get().egress().execute()).await?);
+    // The head of a priority has handle 0 and is no filter by itself.
+    let mut handles = filters.iter().map(|filter| filter.header.handle);
+    Ok(handles.any(|handle| u32::from(handle) != 0))
 }
 
 async fn collect<T>(

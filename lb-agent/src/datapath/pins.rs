@@ -3,8 +3,9 @@
 //!
 //! `<bpffs>/NAME` is a map, `<bpffs>/next/NAME` a larger one that is to take its place,
 //! `<bpffs>/links/<ifindex>-<hook>` an attachment, `<bpffs>/clock` the program that reads the
-//! kernel's time, and the empty directory `<bpffs>/layout-N` says which version of the layouts the
-//! maps have.
+//! kernel's time, the empty directory `<bpffs>/qdiscs/<ifindex>` says that the clsact qdisc of that
+//! device was made by an agent, and the empty directory `<bpffs>/layout-N` which version of the
+//! layouts the maps have. What is new here is to be known by `cleanup.rs` too.
 //! **Invariant:** maps of another layout or shape are never written to, and each `<bpffs>/NAME`
 //! holds every entry at any time.
 
@@ -18,7 +19,8 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use super::error::DatapathError;
 use super::shapes::{Found, Shape};
 
-const LAYOUT_PREFIX: &str = "layout-";
+/// How directories begin that tell the version of the layouts.
+pub(super) const LAYOUT_PREFIX: &str = "layout-";
 
 /// The pin directory of one node.
 #[derive(Clone, Debug)]
@@ -67,6 +69,13 @@ impl Pins {
         Ok(pins)
     }
 
+    /// The directory, whatever is in it.
+    pub(super) fn at(root: &Path) -> Self {
+        Self {
+            root: root.to_owned(),
+        }
+    }
+
     /// Path of the map `name`.
     pub fn map(&self, name: &str) -> PathBuf {
         self.root.join(name)
@@ -75,6 +84,16 @@ impl Pins {
     /// Directory of the attachments.
     pub fn links(&self) -> PathBuf {
         self.root.join("links")
+    }
+
+    /// Directory of the notes about qdiscs.
+    pub(super) fn qdiscs(&self) -> PathBuf {
+        self.root.join("qdiscs")
+    }
+
+    /// The note that the clsact qdisc of a device was made by an agent.
+    pub(super) fn qdisc(&self, index: u32) -> PathBuf {
+        self.qdiscs().join(index.to_string())
     }
 
     /// Path of the program that reads the kernel's time.
@@ -116,7 +135,8 @@ impl Pins {
         self.next_maps().join(name)
     }
 
-    fn next_maps(&self) -> PathBuf {
+    /// Directory of the maps that are to take the place of others.
+    pub(super) fn next_maps(&self) -> PathBuf {
         self.root.join("next")
     }
 
@@ -199,7 +219,7 @@ pub(super) fn list(path: &Path) -> Result<Vec<String>, DatapathError> {
 }
 
 /// Walks up to the first directory that exists, because the rest is still to be made.
-fn require_bpffs(path: &Path) -> Result<(), DatapathError> {
+pub(super) fn require_bpffs(path: &Path) -> Result<(), DatapathError> {
     for ancestor in path.ancestors() {
         match statfs(ancestor) {
             Ok(fs) if fs.filesystem_type() == BPF_FS_MAGIC => return Ok(()),
@@ -219,7 +239,7 @@ fn require_bpffs(path: &Path) -> Result<(), DatapathError> {
     })
 }
 
-fn create(path: &Path) -> Result<(), DatapathError> {
+pub(super) fn create(path: &Path) -> Result<(), DatapathError> {
     std::fs::create_dir_all(path).map_err(|source| DatapathError::Directory {
         what: "create directory",
         path: path.to_owned(),

@@ -10,7 +10,9 @@ use aya::programs::ProgramType;
 use aya::sys::{BpfHelper, is_helper_supported, is_program_supported};
 use serde::Serialize;
 
+use super::drain::is_draining;
 use super::netfilter::Rules;
+use super::owner::owner;
 use super::pins::Pins;
 use super::sockets;
 use crate::error_chain;
@@ -78,12 +80,24 @@ fn programs() -> Finding {
 
 fn pins(bpffs: &Path) -> Finding {
     const WHAT: &str = "pins";
+    const DRAINING: &str = "no new flows begin, a drain was not brought to its end; `lb-agent run` \
+                            serves again, `lb-agent cleanup` takes the rest away";
     match Pins::open(bpffs) {
-        Ok(_) => Finding::new(
-            WHAT,
-            Health::Fine,
-            format!("an agent's, {}", bpffs.display()),
-        ),
+        Ok(pins) => {
+            let (health, state) = match owner(bpffs) {
+                Some(holder) => (
+                    Health::Fine,
+                    format!("{} owns them", holder.trim_end_matches(',')),
+                ),
+                None if is_draining(&pins) => (Health::Less, DRAINING.to_owned()),
+                None => (
+                    Health::Fine,
+                    "no agent runs, what is there goes on".to_owned(),
+                ),
+            };
+            let detail = format!("an agent's, {}: {state}", bpffs.display());
+            Finding::new(WHAT, health, detail)
+        }
         Err(error) => Finding::new(WHAT, Health::Less, error_chain(&error)),
     }
 }

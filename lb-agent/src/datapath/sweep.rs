@@ -37,7 +37,7 @@ const TIME_WAIT_SECS: u32 = 60;
 const UNPAIRED_SECS: u32 = 60;
 
 /// Entries looked at in one step, about 5 ms of work.
-const STEP_ENTRIES: usize = 4096;
+pub(super) const STEP_ENTRIES: usize = 4096;
 /// Rest between two steps, so that a full table costs a fraction of one CPU.
 const STEP_REST: Duration = Duration::from_millis(20);
 /// Time before the first pass.
@@ -75,13 +75,19 @@ impl Default for Timeouts {
 
 impl Timeouts {
     /// True when a flow that was last seen `age_secs` ago in both directions needs no entries; one of
-    /// TCP that has ended by FINs needs them for `closed_secs`.
-    fn has_expired(&self, protocol: u8, state: u8, closed_secs: u32, age_secs: u32) -> bool {
+    /// TCP that has been reset needs them for `reset_secs`, one that has ended by FINs for `closed_secs`.
+    fn has_expired(
+        &self,
+        protocol: u8,
+        state: u8,
+        (reset_secs, closed_secs): (u32, u32),
+        age_secs: u32,
+    ) -> bool {
         let replied = state & ConnState::REPLIED != 0;
         let half_closed = state & ConnState::CLOSED != 0;
         let timeout_secs = match protocol {
             // A backend forgets a connection that is reset at once.
-            proto::TCP if state & ConnState::RESET != 0 => TCP_OVER_SECS,
+            proto::TCP if state & ConnState::RESET != 0 => reset_secs,
             proto::TCP if ConnState::is_over(state) => closed_secs,
             proto::TCP if replied && half_closed => self.tcp_close_wait,
             proto::TCP if replied => self.tcp_established,
@@ -95,14 +101,16 @@ impl Timeouts {
 
 /// The moment at which flows are judged, and by what.
 #[derive(Clone, Copy, Debug)]
-struct Moment {
+pub(super) struct Moment {
     /// Low 32 bits of the kernel's jiffies.
-    now: u32,
+    pub(super) now: u32,
     /// Ticks in a second.
-    hz: u32,
-    timeouts: Timeouts,
+    pub(super) hz: u32,
+    pub(super) timeouts: Timeouts,
+    /// For how long a flow that has ended is needed.
+    pub(super) over_secs: u32,
     /// For how long a masqueraded flow that has ended keeps its port.
-    port_secs: u32,
+    pub(super) port_secs: u32,
 }
 
 /// For how long masqueraded flows that have ended keep their ports in a table with so many entries: less
@@ -121,13 +129,13 @@ const fn is_masqueraded<A>(conn: &Conn<A>) -> bool {
 }
 
 /// Seconds since an entry was used. It counts ticks modulo 2^32 and may be younger than `now`.
-fn age_secs(now: u32, last_seen: u32, hz: u32) -> u32 {
+pub(super) fn age_secs(now: u32, last_seen: u32, hz: u32) -> u32 {
     let ticks = now.wrapping_sub(last_seen).cast_signed().max(0);
     ticks.unsigned_abs() / hz.max(1)
 }
 
 /// True when an entry and, if there is one, its pair can go.
-fn is_done<A: Copy>(
+pub(super) fn is_done<A: Copy>(
     key: &ConnKey<A>,
     conn: &Conn<A>,
     pair: Option<&Conn<A>>,
@@ -141,10 +149,11 @@ fn is_done<A: Copy>(
             let closed_secs = if is_masqueraded(conn) {
                 moment.port_secs
             } else {
-                TCP_OVER_SECS
+                moment.over_secs
             };
+            let closed = (moment.over_secs, closed_secs);
             let timeouts = moment.timeouts;
-            timeouts.has_expired(key.proto, state, closed_secs, age)
+            timeouts.has_expired(key.proto, state, closed, age)
         }
         None => age > UNPAIRED_SECS,
     }
@@ -267,6 +276,7 @@ impl Judge {
             now: self.clock.now()?,
             hz: self.clock.hz,
             timeouts: self.timeouts,
+            over_secs: TCP_OVER_SECS,
             port_secs,
         })
     }
@@ -368,7 +378,7 @@ where
 
 /// What is under an entry's pair key, if it is its pair: after UDP has chosen another backend, the
 /// old reply entry leads to the new request entry, which leads elsewhere.
-fn pair_of<A: Copy>(
+pub(super) fn pair_of<A: Copy>(
     key: &ConnKey<A>,
     conn: &Conn<A>,
     found: Option<Conn<A>>,

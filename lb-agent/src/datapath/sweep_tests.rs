@@ -29,6 +29,7 @@ fn at(now: u32) -> Moment {
         now,
         hz: 1,
         timeouts: TIMEOUTS,
+        over_secs: TCP_OVER_SECS,
         port_secs: TIME_WAIT_SECS,
     }
 }
@@ -112,8 +113,8 @@ fn each_state_has_its_own_timeout() {
         (proto::UDP, 0, 20),
         (proto::UDP, REPLIED, 40),
     ] {
-        assert!(!timeouts.has_expired(protocol, state, 30, timeout_secs));
-        assert!(timeouts.has_expired(protocol, state, 30, timeout_secs + 1));
+        assert!(!timeouts.has_expired(protocol, state, (10, 30), timeout_secs));
+        assert!(timeouts.has_expired(protocol, state, (10, 30), timeout_secs + 1));
     }
 }
 

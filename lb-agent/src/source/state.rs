@@ -12,6 +12,7 @@
 //! that is missing.
 //! Read next: state/writer.rs, the thread; state/log.rs, the file.
 
+mod forget;
 mod log;
 mod writer;
 
@@ -26,6 +27,8 @@ use tracing::{info, warn};
 use crate::model::snapshot::{Change, Invalid, Kind, Object, ObjectRef, Update};
 use log::Log;
 use writer::Writer;
+
+pub use forget::forget;
 
 /// Objects that are handed to the thread at a time.
 const CHUNK: usize = 256;

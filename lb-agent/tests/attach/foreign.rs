@@ -15,20 +15,20 @@ use lb_common::abi::{Backend, BackendState, Frontend, FrontendKey, SlotKey};
 use crate::support::{Agent, Counter, Pod, filters, on_a_node, reach, socket, tcx, wait_until};
 
 const PACKETS: u64 = 200;
-const DEVICE: &str = "pod0";
-const POD: &str = "10.244.0.5";
+pub(crate) const DEVICE: &str = "pod0";
+pub(crate) const POD: &str = "10.244.0.5";
 const GATEWAY: &str = "10.244.0.1";
 const BACKEND: [u8; 4] = [10, 244, 0, 6];
-const SERVICE: ([u8; 4], u16) = ([10, 96, 0, 1], 80);
+pub(crate) const SERVICE: ([u8; 4], u16) = ([10, 96, 0, 1], 80);
 
 /// A pod under [`DEVICE`], whose packets are counted, and one that is a backend.
-struct Pods {
-    client: Pod,
-    backend: Pod,
+pub(crate) struct Pods {
+    pub(crate) client: Pod,
+    pub(crate) backend: Pod,
 }
 
 impl Pods {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
         Self {
             client: Pod::routed(DEVICE, POD, GATEWAY),
@@ -38,7 +38,7 @@ impl Pods {
 }
 
 /// Writes a Service over UDP whose only backend is the other pod.
-fn publish(bpffs: &Path) {
+pub(crate) fn publish(bpffs: &Path) {
     let (address, port) = SERVICE;
     let backend = Backend::new(1, 1, BACKEND, 7777, BackendState::Active);
     let frontend = Frontend {
@@ -122,14 +122,14 @@ fn exchange(pods: &Pods, bpffs: &Path, ingress: &[&Counter], egress: &[&Counter]
     }
 }
 
-fn attach_tcx(counter: &mut Counter, hook: TcAttachType, order: LinkOrder) {
+pub(crate) fn attach_tcx(counter: &mut Counter, hook: TcAttachType, order: LinkOrder) {
     counter
         .program
         .attach_with_options(DEVICE, hook, TcAttachOptions::TcxOrder(order))
         .unwrap();
 }
 
-fn attach_clsact(counter: &mut Counter, hook: TcAttachType, priority: u16) {
+pub(crate) fn attach_clsact(counter: &mut Counter, hook: TcAttachType, priority: u16) {
     let options = TcAttachOptions::Netlink(NlOptions {
         priority,
         ..NlOptions::default()

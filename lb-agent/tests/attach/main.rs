@@ -13,6 +13,7 @@
 )]
 
 mod calls;
+mod cleanup;
 mod counters;
 mod devices;
 mod filling;

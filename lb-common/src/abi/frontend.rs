@@ -138,6 +138,9 @@ pub struct FrontendFlags;
 impl FrontendFlags {
     /// Only sources with an entry in `SRC_RANGES_*` are served.
     pub const SOURCE_RANGES: u8 = 1;
+    /// Begins no flow: what would begin one passes untouched, to whatever else serves the address.
+    /// Flows that are there go on. An agent never plans it; who takes lb out of service sets it.
+    pub const DRAINING: u8 = 1 << 1;
 }
 
 /// Where a frontend leads.
@@ -193,6 +196,12 @@ impl Frontend {
     #[inline(always)]
     pub const fn list(&self, scope: Scope) -> u16 {
         (self.policy(scope) & Policy::LOCAL_LIST) as u16
+    }
+
+    /// Whether it begins no flow any more.
+    #[inline(always)]
+    pub const fn is_draining(&self) -> bool {
+        self.flags & FrontendFlags::DRAINING != 0
     }
 
     /// Slots in use in the list of number `list`.

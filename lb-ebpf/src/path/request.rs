@@ -57,7 +57,9 @@ pub fn request<F: Family, T: Tables<F>>(tables: &mut T, work: &mut Work<F::Addr>
     if step == Step::Direct {
         step = direct(tables, work);
     }
-    if step == Step::Leave {
+    // What a frontend that drains would begin is whoever else's.
+    let drains = step == Step::Open && work.choice.frontend.is_draining();
+    if step == Step::Leave || drains {
         return Outcome::Pass;
     }
     if step == Step::Apply {

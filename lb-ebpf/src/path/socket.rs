@@ -65,7 +65,7 @@ pub fn connect<F: Family, T: Sockets<F>>(
     call: &mut Call<F::Addr>,
     caller: Caller,
 ) -> Verdict {
-    if !is_served(tables, call, caller) {
+    if !is_served(tables, call, caller) || call.choice.frontend.is_draining() {
         return Verdict::Pass;
     }
     match choose(tables, call, caller) {
@@ -95,6 +95,9 @@ pub fn send<F: Family, T: Sockets<F>>(
     }
     if known && may_continue(tables, call) {
         return Verdict::Changed;
+    }
+    if call.choice.frontend.is_draining() {
+        return Verdict::Pass;
     }
     // ORDER: before the tables that it stands for.
     let version = select::version(tables, &call.choice, call.packet.proto);

@@ -4,7 +4,7 @@
 //! The rules are of the shape of kube-proxy's, in our own words. What they have translated stays
 //! with conntrack; our programs come before it and take what is new.
 //! **Invariant:** data flows on every old connection throughout, each byte checked; who translates
-//! is read from a counter in the rules. Read next: `lifecycle.rs`, where an agent follows another.
+//! is read from a counter in the rules. Read next: `drain.rs`, the way back.
 #![expect(clippy::unwrap_used, reason = "a test ends at the first failure")]
 
 use std::fmt::Write as _;
@@ -29,10 +29,10 @@ const ROUNDS: usize = 3;
 const ROUNDS_MAX: Duration = Duration::from_secs(20);
 
 /// One way to a backend: who dials what, and who answers.
-struct Way<'a> {
-    client: &'a Host,
-    remote: SocketAddr,
-    name: &'static str,
+pub(crate) struct Way<'a> {
+    pub(crate) client: &'a Host,
+    pub(crate) remote: SocketAddr,
+    pub(crate) name: &'static str,
 }
 
 impl Way<'_> {
@@ -63,13 +63,13 @@ impl Way<'_> {
 }
 
 /// Connections on which data flows until they are ended.
-struct Flows<'scope> {
+pub(crate) struct Flows<'scope> {
     threads: Vec<(ScopedJoinHandle<'scope, ()>, &'scope AtomicUsize)>,
 }
 
 impl<'scope> Flows<'scope> {
     /// Transfers on a connection of each way, up and down, until `stop` is set.
-    fn start<'env>(
+    pub(crate) fn start<'env>(
         scope: &'scope thread::Scope<'scope, 'env>,
         ways: &'env [Way<'env>],
         rounds: &'env [AtomicUsize],
@@ -94,7 +94,7 @@ impl<'scope> Flows<'scope> {
     }
 
     /// Waits until every connection has made some more rounds.
-    fn assert_flowing(&self, when: &str) {
+    pub(crate) fn assert_flowing(&self, when: &str) {
         let until = Instant::now() + ROUNDS_MAX;
         for (number, (thread, rounds)) in self.threads.iter().enumerate() {
             let wanted = rounds.load(Ordering::Relaxed) + ROUNDS;
@@ -108,7 +108,7 @@ impl<'scope> Flows<'scope> {
 }
 
 /// Ends the transfers also when the test fails; the scope would wait for them forever.
-struct End<'a>(&'a AtomicBool);
+pub(crate) struct End<'a>(pub(crate) &'a AtomicBool);
 
 impl Drop for End<'_> {
     fn drop(&mut self) {
@@ -117,7 +117,7 @@ impl Drop for End<'_> {
 }
 
 /// A table of the shape of kube-proxy's, with a counter of what it translates.
-fn kube_proxy(node: &Node, services: &[(&Vip, &Pod, u16)]) -> String {
+pub(crate) fn kube_proxy(node: &Node, services: &[(&Vip, &Pod, u16)]) -> String {
     let mut rules = String::new();
     for (vip, pod, node_port) in services {
         let addresses = vip.remotes().into_iter().zip(node.addresses());
@@ -157,7 +157,7 @@ fn kube_proxy(node: &Node, services: &[(&Vip, &Pod, u16)]) -> String {
 }
 
 /// How many flows the rules have translated.
-fn translated_by_rules(node: &Node) -> u64 {
+pub(crate) fn translated_by_rules(node: &Node) -> u64 {
     let text = node
         .output("nft list counter inet kube-proxy translated")
         .unwrap();
@@ -250,6 +250,6 @@ fn hand_over(cluster: &mut Cluster, ways: &[Way]) {
     });
 }
 
-fn counts(ways: &[Way]) -> Vec<AtomicUsize> {
+pub(crate) fn counts(ways: &[Way]) -> Vec<AtomicUsize> {
     ways.iter().map(|_| AtomicUsize::new(0)).collect()
 }

@@ -15,6 +15,7 @@ mod bulk;
 mod clusterip;
 mod collisions;
 mod dns;
+mod drain;
 mod early;
 mod external;
 mod fixed_port;

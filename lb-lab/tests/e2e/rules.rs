@@ -39,7 +39,7 @@ const LEFT: [(&[&str], &str); 4] = [
 const HEARD_MAX: Duration = Duration::from_secs(45);
 
 /// The line of `lb-agent doctor` about something, without its blanks.
-fn doctor(node: &Node, what: &str) -> String {
+pub(crate) fn doctor(node: &Node, what: &str) -> String {
     let binary = agent::find_binary().unwrap();
     let command = format!(
         "{} doctor --bpffs {} --cgroup {}",

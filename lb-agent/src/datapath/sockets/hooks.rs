@@ -16,15 +16,15 @@ use aya::programs::links::FdLink;
 use aya::programs::{CgroupAttachMode, CgroupSockAddr};
 use nix::errno::Errno;
 
-use super::link::CgroupLink;
 use super::{SocketConfig, SocketLb, SocketState};
 use crate::datapath::error::{DatapathError, os_error};
+use crate::datapath::link::Link;
 use crate::datapath::pins::Pins;
 use crate::error_chain;
 
 /// The programs and their pins. Those that show a socket its frontend come first: none is told of a
 /// backend before.
-pub(super) const PROGRAMS: [(&str, &str); 8] = [
+pub(in crate::datapath) const PROGRAMS: [(&str, &str); 8] = [
     ("lb_getpeername4", "cgroup-getpeername4"),
     ("lb_getpeername6", "cgroup-getpeername6"),
     ("lb_recvmsg4", "cgroup-recvmsg4"),
@@ -149,7 +149,7 @@ fn attach(
     pin: &Path,
 ) -> Result<bool, DatapathError> {
     let failed = |source: io::Error| DatapathError::Hook { name, source };
-    if let Some(link) = CgroupLink::open(pin).map_err(failed)?
+    if let Some(link) = Link::open(pin).map_err(failed)?
         && link.cgroup().map_err(failed)? == id
     {
         let fd = program.fd().map_err(|e| failed(io::Error::other(e)))?;
@@ -184,7 +184,7 @@ pub(super) fn pin(bpffs: &Path, name: &str) -> PathBuf {
 
 /// Where a link is pinned until it takes the place of another. A BPF file system refuses names with
 /// a dot.
-fn fresh_pin(pin: &Path) -> PathBuf {
+pub(in crate::datapath) fn fresh_pin(pin: &Path) -> PathBuf {
     let mut path = pin.as_os_str().to_owned();
     path.push("-new");
     path.into()

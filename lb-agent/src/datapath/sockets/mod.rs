@@ -6,12 +6,12 @@
 
 mod diag;
 mod hooks;
-mod link;
 mod namespaces;
 mod netns;
 mod peers;
 mod pods;
 mod probe;
+mod query;
 mod stale;
 mod trigger;
 
@@ -32,9 +32,10 @@ use crate::error_chain;
 use namespaces::Namespaces;
 use stale::Stale;
 
-pub(super) use hooks::SocketHooks;
+pub(super) use hooks::{PROGRAMS, SocketHooks, fresh_pin};
 pub(super) use namespaces::PodLearner;
 pub(super) use probe::{attached, probe};
+pub(super) use query::ours_on;
 pub(super) use trigger::Trigger;
 
 pub use netns::{learn_netns_cookie, netns_cookie};

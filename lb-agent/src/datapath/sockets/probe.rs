@@ -15,8 +15,8 @@ use aya::sys::{BpfHelper, is_program_supported};
 
 use super::diag::{Diag, Family};
 use super::hooks::{self, PROGRAMS};
-use super::link::CgroupLink;
 use super::netns_cookie;
+use crate::datapath::link::Link;
 use crate::datapath::probe::{Finding, Health, has_helper};
 use crate::error_chain;
 
@@ -122,7 +122,7 @@ pub(in crate::datapath) fn attached(bpffs: &Path, cgroup: Option<&Path>) -> Find
     let wanted = cgroup.and_then(|path| fs::metadata(path).ok());
     let wanted = wanted.map(|folder| folder.ino());
     let links = PROGRAMS.iter().map(|(name, pin)| {
-        let link = CgroupLink::open(&hooks::pin(bpffs, pin)).ok().flatten();
+        let link = Link::open(&hooks::pin(bpffs, pin)).ok().flatten();
         (name, link.and_then(|link| link.cgroup().ok()))
     });
     let (there, missing): (Vec<_>, Vec<_>) =

@@ -22,6 +22,8 @@ use crate::model::snapshot::{Object, ObjectRef};
 const FILE: &str = "objects.jsonl";
 /// What a new file is called until it is complete.
 const ASIDE: &str = "objects.jsonl.new";
+/// All files that are ever made.
+pub(super) const FILES: [&str; 2] = [FILE, ASIDE];
 /// The version of what is written; another one is not read.
 const VERSION: u32 = 1;
 /// A file below this size is not worth writing anew.

@@ -20,6 +20,7 @@ macro_rules! both {
 
 mod admission;
 mod collisions;
+mod draining;
 mod flows;
 mod icmp;
 mod made;

@@ -30,6 +30,7 @@ both! {
     a_pod_s_socket_is_left_to_its_packets_where_these_are_masqueraded_or_judged_by_source
     pods_keep_their_backends_by_their_namespace
     what_is_no_frontend_passes
+    a_frontend_that_drains_keeps_what_it_has
 }
 
 const NODE: u8 = 5;
@@ -365,5 +366,19 @@ mod case {
         assert_eq!(sends(&mut world, elsewhere), Ok(None));
         assert_eq!(shows(&mut world, elsewhere, TCP), None);
         assert!(world.peers.is_empty() && world.counts.is_empty());
+    }
+
+    pub(super) fn a_frontend_that_drains_keeps_what_it_has<F: Made>() {
+        let mut world = World::<F>::new();
+        let vip = world.service(1, UDP, &[1, 2, 3]);
+        let first = sends(&mut world, vip).unwrap();
+        frontend(&mut world, vip, UDP).flags = FrontendFlags::DRAINING;
+        world.version += 1;
+        assert_eq!(sends(&mut world, vip), Ok(first));
+        assert_eq!(shows(&mut world, first.unwrap(), UDP), Some(vip));
+        world.cookie = 2;
+        assert_eq!(sends(&mut world, vip), Ok(None));
+        assert_eq!(connects(&mut world, vip, UDP), Ok(None));
+        assert_eq!(world.stats[&1].opened, 1);
     }
 }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A pinned link of a cgroup: which cgroup it is on, and another program in its place.
+//! A pinned link: which cgroup it is on, another program in its place, and its end.
 //!
-//! **Invariant:** a link is changed in place, so at no moment is there no program.
+//! **Invariant:** a link is changed in place, so at no moment is there no program, and it ends at once
+//! when it is asked to, also while something else still has it open.
 #![expect(
     unsafe_code,
     reason = "aya replaces programs of links of tc and XDP only"
@@ -17,6 +18,9 @@ use std::path::Path;
 const OBJ_GET: libc::c_int = 7;
 /// KERNEL: >= 5.7, `BPF_LINK_UPDATE`.
 const LINK_UPDATE: libc::c_int = 29;
+
+/// KERNEL: >= 5.9, `BPF_LINK_DETACH`.
+const LINK_DETACH: libc::c_int = 34;
 
 /// The kernel's `bpf_attr` for opening a pin.
 #[derive(Default)]
@@ -37,10 +41,16 @@ struct Update {
     expected: u32,
 }
 
-/// A link that is pinned.
-pub(super) struct CgroupLink(OwnedFd);
+/// The kernel's `bpf_attr` for ending a link.
+#[repr(C)]
+struct Detach {
+    link: u32,
+}
 
-impl CgroupLink {
+/// A link that is pinned.
+pub(super) struct Link(OwnedFd);
+
+impl Link {
     /// Opens the link at `path`; none when nothing is there.
     pub(super) fn open(path: &Path) -> io::Result<Option<Self>> {
         let name = CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other)?;
@@ -75,6 +85,19 @@ impl CgroupLink {
         };
         // SAFETY: the kernel reads the attributes, which live until the call returns.
         unsafe { bpf(LINK_UPDATE, &mut update) }.map(drop)
+    }
+
+    /// Takes its program off, now. What is pinned and is no link is refused (`EINVAL`).
+    pub(super) fn detach(&self) -> io::Result<()> {
+        let mut detach = Detach {
+            link: self.0.as_raw_fd().cast_unsigned(),
+        };
+        // SAFETY: the kernel reads the attributes, which live until the call returns.
+        match unsafe { bpf(LINK_DETACH, &mut detach) } {
+            // KERNEL: a kind of link that ends only with its last descriptor, which is its pin.
+            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(()),
+            other => other.map(drop),
+        }
     }
 }
 
