@@ -28,6 +28,8 @@ enum What {
     Helm,
     /// lb-ebpf/verifier-budget.txt
     Verifier,
+    /// lb-agent/config.schema.json
+    Config,
 }
 
 impl Bless {
@@ -41,6 +43,18 @@ impl Bless {
             }
             What::Helm => helm::bless()?,
             What::Verifier => verifier::gate(true)?,
+            What::Config => {
+                doctor::prepare(Scope::Build)?;
+                let mut test = cargo("test");
+                test.args([
+                    "--locked",
+                    "--package",
+                    "lb-agent",
+                    "--lib",
+                    "the_schema_in",
+                ]);
+                run(test.env("LB_BLESS", "1"))?;
+            }
         }
         run(crate::process::command("git").args(["diff", "--stat"]))
     }

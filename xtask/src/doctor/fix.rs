@@ -108,6 +108,10 @@ fn apt(mut packages: Vec<&'static str>, wants_core: bool) -> Result<Vec<&'static
     let mut install = command("apt-get");
     install
         .env("DEBIAN_FRONTEND", "noninteractive")
+        // Programs are wanted, not the servers that come with them: neither systemctl nor invoke-rc.d
+        // starts one then.
+        .env("SYSTEMD_OFFLINE", "1")
+        .env("RUNLEVEL", "1")
         .args(["-q", "install", "-y", "--no-install-recommends"])
         .args(&packages);
     quietly(

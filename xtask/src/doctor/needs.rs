@@ -267,6 +267,13 @@ pub(crate) const NEEDS: &[Need] = &[
         version: &[],
         fix: Fix::Validator,
     },
+    tool(
+        "promtool",
+        &["prometheus"],
+        &["--version"],
+        &[Test],
+        "checking the metrics",
+    ),
     tool("curl", &["curl"], &["--version"], RUNS, "the demo's client"),
     tool(
         "debootstrap",
