@@ -8,6 +8,7 @@ use anyhow::Result;
 use clap::ValueEnum;
 
 use crate::doctor::{self, Scope};
+use crate::helm;
 use crate::process::{cargo, run};
 use crate::verifier;
 
@@ -23,6 +24,8 @@ pub(crate) struct Bless {
 enum What {
     /// The tables that lb-agent/tests/scenarios expect
     Golden,
+    /// The renderings in helm/lb-agent/tests/golden
+    Helm,
     /// lb-ebpf/verifier-budget.txt
     Verifier,
     /// lb-agent/config.schema.json
@@ -38,6 +41,7 @@ impl Bless {
                 test.args(["--locked", "--package", "lb-agent", "--test", "scenarios"]);
                 run(test.env("UPDATE_EXPECT", "1").env("LB_BLESS", "1"))?;
             }
+            What::Helm => helm::bless()?,
             What::Verifier => verifier::gate(true)?,
             What::Config => {
                 doctor::prepare(Scope::Build)?;

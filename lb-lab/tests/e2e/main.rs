@@ -12,6 +12,7 @@ mod common;
 mod cluster;
 mod affinity;
 mod bulk;
+mod chart;
 mod clusterip;
 mod collisions;
 mod dns;
