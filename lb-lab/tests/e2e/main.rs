@@ -14,6 +14,7 @@ mod affinity;
 mod bulk;
 mod clusterip;
 mod collisions;
+mod contained;
 mod dns;
 mod early;
 mod external;
