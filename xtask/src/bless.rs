@@ -8,6 +8,7 @@ use anyhow::Result;
 use clap::ValueEnum;
 
 use crate::doctor::{self, Scope};
+use crate::helm;
 use crate::process::{cargo, run};
 use crate::verifier;
 
@@ -23,8 +24,12 @@ pub(crate) struct Bless {
 enum What {
     /// The tables that lb-agent/tests/scenarios expect
     Golden,
+    /// The renderings in helm/lb-agent/tests/golden
+    Helm,
     /// lb-ebpf/verifier-budget.txt
     Verifier,
+    /// lb-agent/config.schema.json
+    Config,
 }
 
 impl Bless {
@@ -36,7 +41,20 @@ impl Bless {
                 test.args(["--locked", "--package", "lb-agent", "--test", "scenarios"]);
                 run(test.env("UPDATE_EXPECT", "1").env("LB_BLESS", "1"))?;
             }
+            What::Helm => helm::bless()?,
             What::Verifier => verifier::gate(true)?,
+            What::Config => {
+                doctor::prepare(Scope::Build)?;
+                let mut test = cargo("test");
+                test.args([
+                    "--locked",
+                    "--package",
+                    "lb-agent",
+                    "--lib",
+                    "the_schema_in",
+                ]);
+                run(test.env("LB_BLESS", "1"))?;
+            }
         }
         run(crate::process::command("git").args(["diff", "--stat"]))
     }

@@ -19,6 +19,7 @@ mod demo;
 mod doctor;
 mod fmt;
 mod fresh;
+mod helm;
 mod lint;
 mod miri;
 mod process;
@@ -49,6 +50,7 @@ enum Verb {
     Lint(lint::Lint),
     Fmt(fmt::Fmt),
     Tidy(tidy::Tidy),
+    Helm(helm::Helm),
     Verifier(verifier::Verifier),
     Bless(bless::Bless),
     Bench(bench::Bench),
@@ -64,6 +66,7 @@ fn main() -> ExitCode {
         Verb::Lint(verb) => verb.run(),
         Verb::Fmt(verb) => verb.run(),
         Verb::Tidy(verb) => verb.run(),
+        Verb::Helm(verb) => verb.run(),
         Verb::Verifier(verb) => verb.run(),
         Verb::Bless(verb) => verb.run(),
         Verb::Bench(verb) => verb.run(),

@@ -17,6 +17,9 @@ use crate::telemetry::LogFormat;
 /// The flags of `run`.
 #[derive(Clone, Debug, Args)]
 pub(super) struct RunArgs {
+    /// Settings in YAML: each key is one of these flags in camelCase, as socketLb for --socket-lb.
+    #[arg(long, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
     /// Folder of Kubernetes manifests to serve and to watch (*.yaml, *.yml, *.json), instead of an
     /// API server.
     #[arg(long, value_name = "DIR", conflicts_with_all = ["kubeconfig", "api_server"])]
@@ -59,7 +62,17 @@ pub(super) struct RunArgs {
     /// Seconds between two audits of the maps, which mend what others have changed; 0 for none.
     #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
     pub(super) audit_interval: u64,
-    /// Where to serve metrics for Prometheus; `none` for nowhere.
+    /// Where to answer /healthz and /livez, as load balancers and autoscalers ask kube-proxy; [::] is
+    /// all addresses of both families, or of IPv4 alone where the node has no other; `none` for nowhere.
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "[::]:10256",
+          value_parser = parse_bind_address)]
+    pub(super) healthz_bind_address: BindAddress,
+    /// Where to answer /livez and /readyz about this agent itself, for the probes of its pod; `none`
+    /// for nowhere.
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:10246",
+          value_parser = parse_bind_address)]
+    pub(super) probe_bind_address: BindAddress,
+    /// Where to serve /metrics for Prometheus, /healthz and /proxyMode; `none` for nowhere.
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:10249",
           value_parser = parse_bind_address)]
     pub(super) metrics_bind_address: BindAddress,

@@ -19,9 +19,12 @@ mod plan;
 mod remember;
 mod render;
 mod run;
+mod settings;
 mod source;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use std::ffi::OsString;
+
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use lb_common::abi::Algorithm;
 
 use crate::telemetry::LogFormat;
@@ -29,6 +32,7 @@ use crate::telemetry::LogFormat;
 pub use describe::PlanText;
 pub use options::planning_options;
 pub use render::{TableText, table_text};
+pub use settings::{Refused, config_schema};
 
 /// Balances Kubernetes Services in the kernel of this node.
 #[derive(Debug, Parser)]
@@ -36,18 +40,22 @@ pub use render::{TableText, table_text};
     name = "lb-agent",
     version,
     about,
-    args_conflicts_with_subcommands = true
+    args_conflicts_with_subcommands = true,
+    after_help = settings::HELP
 )]
 pub struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
     #[command(flatten)]
     run: flags::RunArgs,
+    #[arg(skip)]
+    origins: settings::Origins,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serve: read objects, write tables, follow changes (the default).
+    #[command(after_help = settings::HELP)]
     Run(Box<flags::RunArgs>),
     /// Show the tables that manifests lead to, without touching the kernel.
     Plan(plan::PlanArgs),
@@ -82,6 +90,20 @@ impl From<AlgorithmName> for Algorithm {
 }
 
 impl Cli {
+    /// What the command line, the environment and the file of `--config` say.
+    pub fn read(
+        arguments: impl IntoIterator<Item = OsString>,
+        environment: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<Self, Refused> {
+        let arguments = arguments.into_iter().collect();
+        let environment: Vec<_> = environment.into_iter().collect();
+        let mut command = Self::command();
+        let (matches, origins) = settings::read(&mut command, arguments, &environment)?;
+        let mut cli = Self::from_arg_matches(&matches).map_err(Refused::ByClap)?;
+        cli.origins = origins;
+        Ok(cli)
+    }
+
     /// How to write the log.
     pub fn log_format(&self) -> LogFormat {
         match &self.command {
@@ -93,12 +115,16 @@ impl Cli {
 
     /// Does what was asked for. The error is one sentence for the person who asked.
     pub fn execute(self) -> Result<(), String> {
-        match self.command {
+        for note in &self.origins.notes {
+            tracing::warn!("{note}");
+        }
+        let done = match self.command {
             Some(Command::Run(args)) => run::run(&args),
             Some(Command::Plan(args)) => plan::plan(&args),
             Some(Command::Doctor(args)) => doctor::doctor(&args),
             None => run::run(&self.run),
-        }
+        };
+        done.map_err(|sentence| self.origins.explain(sentence))
     }
 }
 

@@ -55,11 +55,13 @@ pub(super) struct PlanningArgs {
     parity: Option<Parity>,
     /// Masquerade what goes to node ports and external addresses also when the backend is on this
     /// node; without it that backend sees the client's address.
-    #[arg(long)]
+    #[arg(long, value_name = "BOOL", action = clap::ArgAction::Set, default_value_t = false,
+          num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     snat_local_backends: bool,
     /// Masquerade everything that goes to cluster addresses too, also from pods, and towards backends
     /// on this node as --snat-local-backends does.
-    #[arg(long)]
+    #[arg(long, value_name = "BOOL", action = clap::ArgAction::Set, default_value_t = false,
+          num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     masquerade_all: bool,
     /// Where node ports are served: address ranges, or the word primary for the Node's first
     /// address of each family [default: all addresses of the node but loopback].

@@ -71,6 +71,7 @@ mod tests {
 
     fn node(name: &str) -> Object {
         Object::Node(Node {
+            leaving: false,
             name: name.to_owned(),
             addresses: Vec::new(),
             pod_cidrs: Vec::new(),

@@ -45,6 +45,9 @@ const RETRY_LONGEST: Duration = Duration::from_secs(10);
 const LATENCY: &str = "lb_agent::latency";
 
 pub(super) fn run(args: &RunArgs) -> Result<(), String> {
+    if let Some(path) = &args.config {
+        info!("settings of {}", path.display());
+    }
     if let Some(path) = &args.manifests {
         config::manifests(path).map_err(|e| error_chain(&e))?;
     }

@@ -44,6 +44,9 @@ pub struct EndpointSlice {
     /// Values of the object that cannot be used and are left out, in words.
     #[serde(default)]
     pub ignored: Vec<String>,
+    /// When what it tells of happened, in microseconds since 1970, if it says; of no meaning later.
+    #[serde(skip)]
+    pub triggered_micros: Option<i64>,
 }
 
 /// An entry of a slice that no traffic can be sent to.

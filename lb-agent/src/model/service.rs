@@ -229,4 +229,18 @@ pub struct Node {
     pub pod_cidrs: Vec<Prefix>,
     /// The label `topology.kubernetes.io/zone`.
     pub zone: Option<String>,
+    /// Its object is being deleted, or the autoscaler is about to remove it.
+    #[serde(default)]
+    pub leaving: bool,
+}
+
+impl Node {
+    /// True when both mean the same to planning.
+    pub fn plans_like(&self, other: &Self) -> bool {
+        let same = |node: &Self| Self {
+            leaving: false,
+            ..node.clone()
+        };
+        same(self) == same(other)
+    }
 }

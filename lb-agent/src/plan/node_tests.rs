@@ -12,6 +12,7 @@ fn ips(words: &str) -> Vec<IpAddr> {
 
 fn node(addresses: &str) -> Node {
     Node {
+        leaving: false,
         name: "node-a".to_owned(),
         addresses: ips(addresses),
         pod_cidrs: vec!["10.244.0.0/24".parse().unwrap()],

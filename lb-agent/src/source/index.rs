@@ -348,9 +348,13 @@ impl Index {
         BTreeSet::from([service])
     }
 
-    /// All Services, if the Node `name` is this one and was `before`, which differs.
+    /// All Services, if the Node `name` is this one and was `before`, which plans otherwise.
     fn all_if_node_changed(&self, name: &str, before: Option<&Node>) -> BTreeSet<ServiceKey> {
-        if name != self.node_name || self.node() == before {
+        let same = match (self.node(), before) {
+            (Some(now), Some(before)) => now.plans_like(before),
+            (now, before) => now.is_none() && before.is_none(),
+        };
+        if name != self.node_name || same {
             return BTreeSet::new();
         }
         self.services.keys().cloned().collect()

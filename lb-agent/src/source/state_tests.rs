@@ -10,6 +10,7 @@ use crate::model::service::{Node, ServiceKey};
 
 fn node(name: &str, zone: &str) -> Object {
     Object::Node(Node {
+        leaving: false,
         name: name.to_owned(),
         addresses: Vec::new(),
         pod_cidrs: Vec::new(),
@@ -19,6 +20,7 @@ fn node(name: &str, zone: &str) -> Object {
 
 fn slice(name: &str) -> Object {
     Object::EndpointSlice(EndpointSlice {
+        triggered_micros: None,
         key: SliceKey {
             namespace: "default".to_owned(),
             name: name.to_owned(),

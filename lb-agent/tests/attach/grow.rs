@@ -181,6 +181,7 @@ fn objects(n: u8) -> [Object; 2] {
         ..Service::default()
     };
     let slice = EndpointSlice {
+        triggered_micros: None,
         key: SliceKey {
             namespace: key.namespace.clone(),
             name: key.name.clone(),

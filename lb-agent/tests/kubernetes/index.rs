@@ -14,6 +14,7 @@ fn key(name: &str) -> ServiceKey {
 
 fn slice(name: &str, service: &str) -> Object {
     Object::EndpointSlice(EndpointSlice {
+        triggered_micros: None,
         key: SliceKey {
             namespace: "default".to_owned(),
             name: name.to_owned(),

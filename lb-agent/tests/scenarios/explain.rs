@@ -20,6 +20,7 @@ fn slices(count: u32) -> Vec<Object> {
     let slice = |(at, numbers): (usize, &[u32])| {
         let endpoints = numbers.iter().map(|n| endpoint(&address(*n).to_string()));
         Object::EndpointSlice(EndpointSlice {
+            triggered_micros: None,
             key: SliceKey {
                 namespace: "default".to_owned(),
                 name: format!("web-{at}"),

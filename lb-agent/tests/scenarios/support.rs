@@ -144,6 +144,7 @@ pub(crate) fn port(name: &str, number: u16, protocol: Protocol) -> ServicePort {
 pub(crate) fn slice(service: &str, addresses: &[&str]) -> EndpointSlice {
     let endpoints: Vec<Endpoint> = addresses.iter().map(|a| endpoint(a)).collect();
     EndpointSlice {
+        triggered_micros: None,
         key: SliceKey {
             namespace: "default".to_owned(),
             name: format!("{service}-1"),

@@ -216,6 +216,7 @@ fn slice(service: &'static str, number: usize) -> impl Strategy<Value = Endpoint
     };
     (of(family), prop::collection::vec((ports, protocol), 1..3)).prop_map(
         move |((family, endpoints), ports)| EndpointSlice {
+            triggered_micros: None,
             key: SliceKey {
                 namespace: "default".to_owned(),
                 name: format!("{service}-{number}"),

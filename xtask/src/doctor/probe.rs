@@ -8,7 +8,8 @@
 use std::path::{Path, PathBuf};
 
 use super::needs::Need;
-use crate::process::{find_program, status_field};
+use crate::helm::tools;
+use crate::process::{command, find_program, first_line, status_field};
 use crate::toolchain::{Compiler, Core, find_linker};
 
 /// Capabilities by their bit numbers in linux/capability.h.
@@ -79,6 +80,34 @@ pub(crate) fn bpf_clippy(_: &Need) -> Found {
         Found::Yes(driver.display().to_string())
     } else {
         Found::No(format!("{} has none", compiler.rustc.display()))
+    }
+}
+
+/// Python with what makes a folder of packages; where that folder is made, its own is enough.
+pub(crate) fn python(need: &Need) -> Found {
+    if let Some(python) = tools::python().filter(|_| tools::helm().is_some()) {
+        return Found::Program(python);
+    }
+    let Found::Program(path) = program(need) else {
+        return Found::No("not on the PATH".to_owned());
+    };
+    let mut import = command(&path);
+    import.args(["-c", "import ensurepip, venv; print()"]);
+    if first_line(&mut import).is_some() {
+        Found::Program(path)
+    } else {
+        Found::No(format!("{} has no ensurepip", path.display()))
+    }
+}
+
+pub(crate) fn helm(_: &Need) -> Found {
+    tools::helm().map_or_else(|| Found::No("not in the cache".to_owned()), Found::Program)
+}
+
+pub(crate) fn validator(_: &Need) -> Found {
+    match tools::python() {
+        Some(python) => Found::Yes(python.display().to_string()),
+        None => Found::No("not in the cache".to_owned()),
     }
 }
 

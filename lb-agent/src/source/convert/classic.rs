@@ -70,6 +70,7 @@ pub(crate) fn endpoints(object: &core::Endpoints) -> Result<(ServiceKey, Vec<End
         for (family, endpoints) in by_family {
             let number = slices.len();
             slices.push(EndpointSlice {
+                triggered_micros: None,
                 key: SliceKey {
                     namespace: key.namespace.clone(),
                     name: format!("{}-{number}", key.name),

@@ -31,6 +31,10 @@ use weights::Weights;
 
 /// The label by which a Service asks for another proxy.
 const LABEL_PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
+/// The taint of nodes that the autoscaler is about to remove.
+const TAINT_TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
+/// The annotation by which the controller of a slice tells when what it writes has happened.
+pub(crate) const ANNOTATION_TRIGGERED: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 /// The label of slices that belong to a headless Service.
 const LABEL_HEADLESS: &str = "service.kubernetes.io/headless";
 /// The label by which a slice names its Service.
@@ -183,7 +187,15 @@ pub(crate) fn endpoint_slice(object: &discovery::EndpointSlice) -> Result<Endpoi
         endpoints,
         rejected,
         ignored,
+        triggered_micros: triggered_micros(&object.metadata),
     })
+}
+
+/// What cannot be read is nothing: it is for a metric only.
+fn triggered_micros(meta: &ObjectMeta) -> Option<i64> {
+    let text = meta.annotations.as_ref()?.get(ANNOTATION_TRIGGERED)?;
+    let time: jiff::Timestamp = text.parse().ok()?;
+    Some(time.as_microsecond())
 }
 
 /// The Service of a slice in `namespace` whose label has this value.
@@ -255,6 +267,12 @@ pub(crate) fn node(object: &core::Node) -> Result<Node> {
             .and_then(|labels| labels.get(LABEL_ZONE))
             .filter(|zone| !zone.is_empty())
             .cloned(),
+        leaving: object.metadata.deletion_timestamp.is_some()
+            || spec
+                .taints
+                .iter()
+                .flatten()
+                .any(|taint| taint.key == TAINT_TO_BE_DELETED),
     })
 }
 

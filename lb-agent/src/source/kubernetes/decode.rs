@@ -97,6 +97,7 @@ pub(super) struct Meta {
     uid: Option<String>,
     resource_version: Option<String>,
     creation_timestamp: Option<Time>,
+    deletion_timestamp: Option<Time>,
     labels: Option<BTreeMap<String, String>>,
     annotations: Option<Ours>,
 }
@@ -118,7 +119,11 @@ impl<'de> Deserialize<'de> for Ours {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Ours, A::Error> {
                 let mut ours = BTreeMap::new();
                 while let Some(key) = map.next_key::<String>()? {
-                    let known = [INITIAL_EVENTS_END, convert::ANNOTATION_CONFIG_HASH];
+                    let known = [
+                        INITIAL_EVENTS_END,
+                        convert::ANNOTATION_CONFIG_HASH,
+                        convert::ANNOTATION_TRIGGERED,
+                    ];
                     if key.starts_with(ANNOTATIONS) || known.contains(&key.as_str()) {
                         ours.insert(key, map.next_value()?);
                     } else {
@@ -139,6 +144,7 @@ impl Meta {
             namespace: self.namespace,
             uid: self.uid,
             creation_timestamp: self.creation_timestamp,
+            deletion_timestamp: self.deletion_timestamp,
             labels: self.labels,
             annotations: self.annotations.map(|ours| ours.0),
             ..ObjectMeta::default()
@@ -246,6 +252,7 @@ struct NodeSpec {
     pod_cidr: Option<String>,
     #[serde(rename = "podCIDRs")]
     pod_cidrs: Option<Vec<String>>,
+    taints: Option<Vec<core::Taint>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -267,6 +274,7 @@ impl Watched for Node {
             spec: self.spec.map(|spec| core::NodeSpec {
                 pod_cidr: spec.pod_cidr,
                 pod_cidrs: spec.pod_cidrs,
+                taints: spec.taints,
                 ..core::NodeSpec::default()
             }),
             status: self.status.map(|status| core::NodeStatus {
