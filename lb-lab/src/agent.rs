@@ -57,13 +57,43 @@ pub fn find_binary() -> Result<PathBuf, LabError> {
     places.find(|path| path.is_file()).ok_or_else(missing)
 }
 
+/// The files of one agent among those of its process.
+pub(crate) struct Ends {
+    number: u32,
+    log: PathBuf,
+}
+
+impl Ends {
+    /// Those of the next one, on this node.
+    pub(crate) fn next(node: &Node) -> Result<Self, LabError> {
+        let number = COUNTER.fetch_add(1, Ordering::Relaxed);
+        let log = node.file(&format!(".agent.{number}.log"));
+        File::create(&log).map_err(LabError::file("make", &log))?;
+        Ok(Self { number, log })
+    }
+
+    /// What the names of its files have behind the node's.
+    pub(crate) fn suffix(&self) -> String {
+        format!(".{}", self.number)
+    }
+
+    /// The log, for what it writes as output and as errors.
+    pub(crate) fn output(&self) -> Result<(File, File), LabError> {
+        let log = File::options().append(true).open(&self.log);
+        let log = log.map_err(LabError::file("open", &self.log))?;
+        let copy = log.try_clone().map_err(LabError::io("copy a descriptor"))?;
+        Ok((log, copy))
+    }
+}
+
 /// A running agent; it is stopped when dropped.
 #[derive(Debug)]
 #[must_use = "the agent stops when dropped"]
 pub struct Agent {
     child: Child,
     socket: UnixDatagram,
-    socket_path: PathBuf,
+    /// The socket's file, if it has one.
+    socket_path: Option<PathBuf>,
     log: PathBuf,
     ready: bool,
     applied: Option<u64>,
@@ -96,18 +126,11 @@ impl Agent {
 
     /// Starts the agent without waiting for it to be ready; `args` say where its objects come from.
     pub fn spawn_with(node: &Node, binary: &Path, args: &[&str]) -> Result<Self, LabError> {
-        let number = COUNTER.fetch_add(1, Ordering::Relaxed);
-        let socket_path = node.file(&format!(".{number}.notify"));
+        let ends = Ends::next(node)?;
+        let socket_path = node.file(&format!("{}.notify", ends.suffix()));
         let socket = UnixDatagram::bind(&socket_path);
         let socket = socket.map_err(LabError::file("bind", &socket_path))?;
-        socket
-            .set_nonblocking(true)
-            .map_err(LabError::io("set a socket non-blocking"))?;
-        let log = node.file(&format!(".agent.{number}.log"));
-        let output = File::create(&log).map_err(LabError::file("make", &log))?;
-        let errors = output
-            .try_clone()
-            .map_err(LabError::io("copy a descriptor"))?;
+        let (output, errors) = ends.output()?;
         let mut command = node.command(binary)?;
         command.arg("run").args(["--node", node.name()]);
         command
@@ -121,14 +144,27 @@ impl Agent {
         let child = command
             .spawn()
             .map_err(LabError::io(format!("start `{line}`")))?;
-        Ok(Self {
+        Self::of(child, socket, Some(socket_path), ends)
+    }
+
+    /// An agent that has been started, and the socket to which it reports.
+    pub(crate) fn of(
+        child: Child,
+        socket: UnixDatagram,
+        socket_path: Option<PathBuf>,
+        ends: Ends,
+    ) -> Result<Self, LabError> {
+        let agent = Self {
             child,
             socket,
             socket_path,
-            log,
+            log: ends.log,
             ready: false,
             applied: None,
-        })
+        };
+        let silent = agent.socket.set_nonblocking(true);
+        silent.map_err(LabError::io("set a socket non-blocking"))?;
+        Ok(agent)
     }
 
     /// The agent's process id.
@@ -299,7 +335,9 @@ impl Drop for Agent {
                 drop(self.child.wait());
             }
         }
-        // With the lab's directory gone, so is the socket.
-        drop(fs::remove_file(&self.socket_path));
+        if let Some(path) = &self.socket_path {
+            // With the lab's directory gone, so is the socket.
+            drop(fs::remove_file(path));
+        }
     }
 }

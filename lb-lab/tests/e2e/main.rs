@@ -15,6 +15,7 @@ mod bulk;
 mod chart;
 mod clusterip;
 mod collisions;
+mod contained;
 mod dns;
 mod drain;
 mod early;
