@@ -32,6 +32,7 @@ mod ports;
 mod prefixes;
 mod probe;
 mod request;
+mod rights;
 mod shapes;
 mod sizes;
 mod sockets;
@@ -185,6 +186,7 @@ impl Datapath {
     /// only or replaced in place; what an earlier agent attached goes on working, and the next
     /// start goes on from there.
     pub async fn start(config: &DatapathConfig) -> Result<Self, DatapathError> {
+        rights::check()?;
         let pins = Pins::prepare(&config.bpffs)?;
         let (sockets, impossible) = sockets::prepare(&config.sockets);
         let wanted = Wanted {

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::netfilter::Rules;
 use super::pins::Pins;
-use super::sockets;
+use super::{rights, sockets};
 use crate::error_chain;
 
 /// How something is.
@@ -59,6 +59,9 @@ pub fn probe(bpffs: &Path, cgroup: Option<&Path>) -> Vec<Finding> {
 
 fn programs() -> Finding {
     const WHAT: &str = "programs at devices";
+    if let Err(error) = rights::check() {
+        return Finding::new(WHAT, Health::Lacking, error_chain(&error));
+    }
     match is_program_supported(ProgramType::SchedClassifier) {
         Ok(true) => Finding::new(WHAT, Health::Fine, "the kernel loads programs for tc"),
         Ok(false) => {
