@@ -6,22 +6,19 @@
 //! **Invariant:** a port that cannot be listened at is tried again and stops nothing.
 
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use axum::Router;
 use axum::http::StatusCode;
 use axum::http::header::{CONTENT_TYPE, HeaderName, X_CONTENT_TYPE_OPTIONS};
 use axum::response::{IntoResponse as _, Response};
 use serde::Serialize;
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
 use tracing::{info, warn};
 
+use super::listen::listeners;
+use super::progress::Progress;
 use crate::model::service::ServiceKey;
 use crate::reconcile::HealthNews;
 use crate::source::kubernetes::events::EventRecorder;
@@ -30,42 +27,6 @@ use crate::source::kubernetes::events::EventRecorder;
 const WEIGHT: HeaderName = HeaderName::from_static("x-load-balancing-endpoint-weight");
 /// The reason of the Event about a port that cannot be listened at.
 const REASON: &str = "FailedToStartServiceHealthcheck";
-/// Changes may wait for so long before the agent says of itself that it is not healthy: twice
-/// kube-proxy's period between two full passes.
-const KEEPS_UP: Duration = Duration::from_mins(1);
-/// Waits between the tries to listen; the last one is repeated. The first ones are short, because a
-/// port that goes from one Service to another is free within moments.
-const TRIES: [Duration; 4] = [
-    Duration::from_millis(50),
-    Duration::from_millis(200),
-    Duration::from_secs(1),
-    Duration::from_secs(5),
-];
-/// So many tries have failed when people are told.
-const TOLD_AFTER: usize = 3;
-
-/// Whether what is known is in force. Clones share it.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Progress(Arc<Mutex<Option<Instant>>>);
-
-impl Progress {
-    /// Takes note of whether anything waits for another try.
-    pub(super) fn note(&self, waits: bool) {
-        let mut since = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if waits {
-            since.get_or_insert_with(Instant::now);
-        } else {
-            *since = None;
-        }
-    }
-
-    /// False when something has been waiting for too long.
-    fn keeps_up(&self) -> bool {
-        let since = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        since.is_none_or(|since| since.elapsed() < KEEPS_UP)
-    }
-}
-
 /// The running servers.
 #[derive(Debug)]
 pub(super) struct HealthServers {
@@ -231,20 +192,14 @@ impl Report {
 
 /// Listens and answers until the check ends.
 async fn serve(check: Check, report: Report, addresses: Option<Vec<IpAddr>>) {
-    let mut tries = 0;
-    let listeners = loop {
-        let error = match listen(addresses.as_deref(), report.port).await {
-            Ok(listeners) => break listeners,
-            Err(error) => error,
-        };
-        tries += 1;
-        if tries == TOLD_AFTER {
-            report.tell(&error);
-        }
-        let wait = TRIES[(tries - 1).min(TRIES.len() - 1)];
-        if timeout(wait, check.clone().ends()).await.is_ok() {
-            return;
-        }
+    let all = [Ipv6Addr::UNSPECIFIED.into()];
+    let addresses = addresses.as_deref().unwrap_or(&all).iter();
+    let addresses: Vec<_> = addresses
+        .map(|ip| SocketAddr::new(*ip, report.port))
+        .collect();
+    let listeners = tokio::select! {
+        listeners = listeners(&addresses, |error| report.tell(error)) => listeners,
+        () = check.clone().ends() => return,
     };
     info!(service = %report.service, "health checks are answered at port {}", report.port);
     let mut servers = JoinSet::new();
@@ -258,33 +213,18 @@ async fn serve(check: Check, report: Report, addresses: Option<Vec<IpAddr>>) {
     while servers.join_next().await.is_some() {}
 }
 
-/// Listens at a port: of all addresses, by one socket for both families where the node has IPv6, or of
-/// each of these.
-async fn listen(addresses: Option<&[IpAddr]>, port: u16) -> std::io::Result<Vec<TcpListener>> {
-    let Some(addresses) = addresses else {
-        let all = TcpListener::bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))).await;
-        return match all {
-            Err(error) if error.kind() != ErrorKind::AddrInUse => {
-                let all = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
-                Ok(vec![TcpListener::bind(all).await?])
-            }
-            all => Ok(vec![all?]),
-        };
-    };
-    let mut listeners = Vec::new();
-    for address in addresses {
-        listeners.push(TcpListener::bind((*address, port)).await?);
-    }
-    Ok(listeners)
-}
-
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    use tokio::net::TcpStream;
-    use tokio::time::sleep;
+    use std::net::Ipv4Addr;
+    use std::time::Duration;
+
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::time::{sleep, timeout};
 
     use super::*;
+    use crate::cli::asking::ask;
+    use crate::cli::listen::TRIES;
+    use crate::cli::progress::KEEPS_UP;
     use crate::plan::health::HealthCheck;
 
     const LOCALHOST: [IpAddr; 1] = [IpAddr::V4(Ipv4Addr::LOCALHOST)];
@@ -313,21 +253,6 @@ mod tests {
         (free.local_addr().unwrap().port(), progress, servers)
     }
 
-    /// The whole answer, once there is a server.
-    async fn ask(port: u16, request: &str) -> String {
-        let mut stream = loop {
-            match TcpStream::connect(("127.0.0.1", port)).await {
-                Ok(stream) => break stream,
-                Err(_) => sleep(Duration::from_millis(5)).await,
-            }
-        };
-        let request = format!("{request} HTTP/1.1\r\nHost: lb\r\nConnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
-        answer
-    }
-
     async fn until_refused(port: u16) {
         while TcpStream::connect(("127.0.0.1", port)).await.is_ok() {
             sleep(Duration::from_millis(5)).await;
@@ -339,16 +264,15 @@ mod tests {
         let (port, progress, mut servers) = set_up();
         servers.change(news(port, Some(2)));
         let answer = ask(port, "GET /").await;
-        for line in [
-            "HTTP/1.1 200 OK\r\n",
-            "content-type: application/json\r\n",
-            "x-content-type-options: nosniff\r\n",
-            "x-load-balancing-endpoint-weight: 2\r\n",
+        assert_eq!(answer.status, 200);
+        for (name, value) in [
+            ("content-type", "application/json"),
+            ("x-content-type-options", "nosniff"),
+            ("x-load-balancing-endpoint-weight", "2"),
         ] {
-            assert!(answer.contains(line), "{line} in {answer}");
+            assert_eq!(answer.header(name), Some(value), "{answer:?}");
         }
-        let (_, body) = answer.split_once("\r\n\r\n").unwrap();
-        let body: serde_json::Value = serde_json::from_str(body).unwrap();
+        let body: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
         let wanted = serde_json::json!({
             "service": {"namespace": "shop", "name": "web"},
             "localEndpoints": 2,
@@ -357,20 +281,23 @@ mod tests {
         assert_eq!(body, wanted);
         servers.change(news(port, Some(0)));
         let answer = ask(port, "POST /any/path").await;
-        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
-        assert!(answer.contains("weight: 0\r\n"), "{answer}");
+        assert_eq!(answer.status, 503);
+        assert_eq!(answer.header("x-load-balancing-endpoint-weight"), Some("0"));
         servers.change(news(port, Some(1)));
-        *progress.0.lock().unwrap() = Instant::now().checked_sub(KEEPS_UP);
-        let answer = ask(port, "GET /").await;
-        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
-        assert!(
-            answer.contains("\"serviceProxyHealthy\": false"),
-            "{answer}"
+        progress.note_node(false);
+        assert_eq!(
+            ask(port, "GET /").await.status,
+            200,
+            "whether the node stays is no matter"
         );
-        progress.note(true);
-        assert!(!progress.keeps_up(), "the first wait counts");
-        progress.note(false);
-        assert!(progress.keeps_up());
+        progress.queued();
+        progress.waits_for(0, KEEPS_UP);
+        let answer = ask(port, "GET /").await;
+        assert_eq!(answer.status, 503);
+        assert!(
+            answer.body.contains("\"serviceProxyHealthy\": false"),
+            "{answer:?}"
+        );
     }
 
     #[tokio::test]
@@ -398,6 +325,6 @@ mod tests {
         sleep(TRIES[0] + TRIES[1] + Duration::from_millis(100)).await;
         drop(taken);
         let answer = timeout(TRIES[3] + TRIES[2], ask(port, "GET /")).await;
-        assert!(answer.unwrap().starts_with("HTTP/1.1 200 "));
+        assert_eq!(answer.unwrap().status, 200);
     }
 }

@@ -1,19 +1,18 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the agent counts, in the text format of Prometheus, and the server that shows it.
+//! What the agent counts, in the text formats of Prometheus, and what is answered beside it.
 //!
-//! Names begin with `lb_`. Labels have few values, but for the counters of single Services, which have
+//! Names begin with `lb_`, those of `sync_metrics.rs` as kube-proxy's do. Labels have few values, but for the counters of single Services, which have
 //! a limit (`per_service.rs`).
-//! **Invariant:** counting never fails and never waits; a server that cannot listen is tried again
-//! and stops nothing.
+//! **Invariant:** counting never fails and never waits.
 
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
-use axum::http::header::CONTENT_TYPE;
-use axum::routing::get;
+use axum::http::HeaderMap;
+use axum::http::header::{ACCEPT, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
+use axum::routing::{any, get};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -22,15 +21,16 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
-use tracing::{info, warn};
+use tokio::sync::watch;
 
+use super::healthz::Asked;
+use super::node_state::{NodeState, Planned};
+use super::process::Process;
+use super::sync_metrics::SyncMetrics;
+use super::text_format::{OPEN_METRICS, TEXT, older, wants_open_metrics};
+use crate::datapath::{Fill, Managed};
 use crate::reconcile::audit::AuditReport;
 use crate::reconcile::{Outcome, Reconciler};
-
-/// What Prometheus calls the format.
-const TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-/// How often a port that something else holds is tried again.
-const BIND_AGAIN_AFTER: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Reason {
@@ -54,6 +54,7 @@ pub(super) struct Metrics {
     audited: Family<Result, Counter<u64, AtomicU64>>,
     audits: Counter<u64, AtomicU64>,
     update_seconds: Histogram,
+    planned: Planned,
 }
 
 impl Default for Metrics {
@@ -77,6 +78,7 @@ impl Metrics {
             audited: Family::default(),
             audits: Counter::default(),
             update_seconds,
+            planned: Planned::default(),
         };
         metrics.register();
         metrics
@@ -84,6 +86,7 @@ impl Metrics {
 
     fn register(&self) {
         let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        registry.register_collector(Box::new(Process));
         let all = registry.sub_registry_with_prefix("lb");
         all.register("services", "Services that are known", self.services.clone());
         all.register(
@@ -132,6 +135,7 @@ impl Metrics {
         let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         self.services.set(number(reconciler.services_len()));
         self.pending.set(number(outcome.pending));
+        self.planned.note(reconciler.entries());
         self.invalid.set(number(reconciler.invalid_len()));
         self.writes
             .inc_by(u64::try_from(outcome.changes).unwrap_or(u64::MAX));
@@ -168,35 +172,53 @@ impl Metrics {
         text
     }
 
-    /// Serves `/metrics` at `address` for as long as the runtime lives.
-    pub(super) async fn serve(self, address: SocketAddr) {
-        let mut told = false;
-        let listener = loop {
-            match tokio::net::TcpListener::bind(address).await {
-                Ok(listener) => break listener,
-                Err(error) => {
-                    if !std::mem::replace(&mut told, true) {
-                        warn!("listen at {address} for metrics: {error}; trying again");
-                    }
-                    tokio::time::sleep(BIND_AGAIN_AFTER).await;
+    /// Shows the kernel side too.
+    pub(super) fn show_node(&self, fill: Fill, managed: watch::Receiver<Managed>) {
+        self.show(NodeState {
+            fill,
+            planned: self.planned.clone(),
+            managed,
+        });
+    }
+
+    /// The counters of passes, which are shown among these.
+    pub(super) fn sync_metrics(&self, asked: &Asked) -> SyncMetrics {
+        let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        SyncMetrics::new(&mut registry, asked)
+    }
+
+    /// Answers `/metrics`, and what else kube-proxy answers beside it.
+    pub(super) fn app(self) -> Router {
+        let metrics = move |headers: HeaderMap| {
+            let accept = headers.get(ACCEPT).and_then(|value| value.to_str().ok());
+            let newer = wants_open_metrics(accept);
+            async move {
+                let text = self.text();
+                if newer {
+                    ([(CONTENT_TYPE, OPEN_METRICS)], text)
+                } else {
+                    ([(CONTENT_TYPE, TEXT)], older(&text))
                 }
             }
         };
-        info!("metrics at http://{address}/metrics");
-        let metrics = move || {
-            let text = self.text();
-            async move { ([(CONTENT_TYPE, TYPE)], text) }
+        let plain = |text: &'static str| {
+            let headers = [
+                (CONTENT_TYPE, "text/plain; charset=utf-8"),
+                (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+            ];
+            any((headers, text))
         };
-        let app = Router::new().route("/metrics", get(metrics));
-        if let Err(error) = axum::serve(listener, app).await {
-            warn!("serve metrics: {error}");
-        }
+        Router::new()
+            .route("/metrics", get(metrics))
+            .route("/healthz", plain("ok"))
+            .route("/proxyMode", plain("ebpf"))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::asking::{ask, served};
 
     #[test]
     fn the_text_names_what_was_counted_with_help_and_unit() {
@@ -218,12 +240,28 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_port_that_is_taken_is_waited_for() {
-        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = taken.local_addr().unwrap();
-        let served = tokio::spawn(Metrics::new().serve(address));
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        assert!(!served.is_finished());
-        served.abort();
+    async fn metrics_come_in_the_format_that_is_asked_for_beside_the_proxy_mode() {
+        let port = served(Metrics::new().app()).await;
+        let answer = ask(port, "GET /metrics").await;
+        assert_eq!(answer.status, 200);
+        assert_eq!(answer.header("content-type"), Some(TEXT));
+        assert!(
+            answer
+                .body
+                .contains("# TYPE lb_audits_total counter\nlb_audits_total 0\n")
+        );
+        let request = "GET /metrics HTTP/1.1\r\nAccept: application/openmetrics-text\r\nX: ";
+        let answer = ask(port, request).await;
+        assert_eq!(answer.header("content-type"), Some(OPEN_METRICS));
+        assert!(answer.body.ends_with("# EOF\n"));
+        for (path, text) in [("/proxyMode", "ebpf"), ("/healthz", "ok")] {
+            let answer = ask(port, &format!("GET {path}")).await;
+            assert_eq!((answer.status, &*answer.body), (200, text));
+            assert_eq!(
+                answer.header("content-type"),
+                Some("text/plain; charset=utf-8")
+            );
+            assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
+        }
     }
 }

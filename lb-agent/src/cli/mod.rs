@@ -4,23 +4,34 @@
 //! **Invariant:** flags are kebab-case, every default is told by `--help`, and a wrong value is
 //! refused before anything is done.
 
+#[cfg(test)]
+mod asking;
 mod audits;
 mod describe;
 mod doctor;
 mod flags;
 mod health;
+mod healthz;
 mod kernel;
+mod listen;
 mod metrics;
+mod node_state;
 mod options;
 mod path_counters;
 mod per_backend;
 mod per_service;
 mod plan;
+mod probes;
+mod process;
+mod progress;
 mod remember;
 mod render;
 mod run;
 mod settings;
 mod source;
+mod surfaces;
+mod sync_metrics;
+mod text_format;
 
 use std::ffi::OsString;
 

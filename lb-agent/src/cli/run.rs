@@ -5,25 +5,25 @@
 //! is taken in together afterwards. SIGTERM ends the agent and leaves the forwarding in place.
 //! **Invariant:** nothing is decided here about Services.
 
+mod ready;
+
 use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::watch;
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 use super::audits::{Audits, Due};
-use super::flags::{BindAddress, RunArgs};
-use super::health::{HealthServers, Progress};
+use super::flags::RunArgs;
+use super::health::HealthServers;
 use super::kernel::pod_source;
-use super::metrics::Metrics;
 use super::path_counters::PathCounters;
 use super::per_service::PerService;
 use super::remember::Memory;
 use super::source::Source;
-use crate::datapath::{
-    Datapath, DatapathConfig, Learner, Managed, Patterns, SocketConfig, SocketState,
-};
+use super::surfaces::Surfaces;
+use crate::datapath::{Datapath, DatapathConfig, Learner, Managed, Patterns, SocketConfig};
 
 use crate::model::cluster::NodeFacts;
 use crate::notify::Supervisor;
@@ -74,6 +74,7 @@ pub(super) fn run(args: &RunArgs) -> Result<(), String> {
 async fn serve(args: &RunArgs, settings: Settings, sockets: SocketConfig) -> Result<(), String> {
     let mut stop = Stop::new().map_err(|e| format!("catch signals: {e}"))?;
     let supervisor = Supervisor::from_environment();
+    let surfaces = Surfaces::start(args);
     let source = Source::find(args).await?;
     let mut datapath = Datapath::start(&configured(args, &settings, sockets))
         .await
@@ -88,33 +89,29 @@ async fn serve(args: &RunArgs, settings: Settings, sockets: SocketConfig) -> Res
     let listing_since = Instant::now();
     debug!(target: LATENCY, "the list begins");
     let started = source.start(args, &settings.node_name, content.is_empty(), sender)?;
-    let metrics = Metrics::new();
     datapath.tables().keep_services(&content.services());
     let counters = datapath.counters().map_err(|e| error_chain(&e))?;
     let counters = PerService::new(counters, datapath.traffic(), args.metrics_services_max);
-    metrics.show(counters.clone());
+    surfaces.metrics.show(counters.clone());
     let reasons = datapath.reasons().map_err(|e| error_chain(&e))?;
-    metrics.show(PathCounters::new(
+    surfaces.metrics.show(PathCounters::new(
         reasons,
         datapath.repair_counter(),
         datapath.destroyed_counter(),
     ));
-    if let BindAddress(Some(address)) = args.metrics_bind_address {
-        tokio::spawn(metrics.clone().serve(address));
-    }
     let mut managed = datapath.managed();
+    let fill = datapath.fill();
+    surfaces.metrics.show_node(fill, managed.clone());
     let mut reconciler = Reconciler::restore(settings, &content, random_stamp());
     // Before the first pass: without the node's own addresses it would remove their node ports.
     reconciler.receive_addresses(managed.borrow_and_update().addresses.clone());
-    let progress = Progress::default();
     let service = Service {
         managed,
         following: true,
-        progress: progress.clone(),
-        health: HealthServers::new(progress, started.recorder.clone()),
+        health: HealthServers::new(surfaces.progress.clone(), started.recorder.clone()),
         recorder: started.recorder,
         memory: Memory::new(started.state),
-        metrics,
+        surfaces,
         counters,
         audits: Audits::new(Duration::from_secs(args.audit_interval), &args.bpffs),
         learner: datapath.learner(),
@@ -182,11 +179,10 @@ impl Stop {
 struct Service {
     reconciler: Reconciler,
     recorder: Option<EventRecorder>,
-    /// Whether changes come into force.
-    progress: Progress,
     health: HealthServers,
     memory: Memory,
-    metrics: Metrics,
+    /// What others can ask.
+    surfaces: Surfaces,
     counters: PerService,
     audits: Audits,
     managed: watch::Receiver<Managed>,
@@ -232,6 +228,10 @@ impl Service {
                     self.supervisor.stopping();
                     return;
                 }
+                () = self.surfaces.pulse.asked() => {
+                    self.surfaces.pulse.answer();
+                    continue;
+                }
                 delivery = self.updates.recv() => delivery,
                 () = tokio::time::sleep_until(self.retry_at), if retry => {
                     self.wait = (self.wait * 2).min(RETRY_LONGEST);
@@ -269,7 +269,7 @@ impl Service {
             self.pass(tables, Extent::Changed);
             self.memory.help(&self.reconciler, &self.updates);
             let took = oldest.elapsed();
-            self.metrics.updated(took);
+            self.surfaces.updated(took);
             debug!(target: LATENCY, micros = micros(took));
         }
     }
@@ -287,6 +287,7 @@ impl Service {
         } else if !self.ready {
             self.get_ready();
         }
+        self.note_lacking();
     }
 
     /// Tells the kernel side which addresses are whose, if that has changed.
@@ -304,7 +305,7 @@ impl Service {
     fn audit(&mut self, due: Due, tables: &mut impl Tables) {
         let report = self.audits.go_on(due, &self.reconciler, tables);
         if let Some(report) = report {
-            self.metrics.audited(report);
+            self.surfaces.metrics.audited(report);
             debug!("audit: {report:?}");
         }
     }
@@ -322,9 +323,11 @@ impl Service {
     /// Takes in what has come; several updates cost one pass. Gives when the oldest was received.
     fn take_in(&mut self, first: Delivery) -> Instant {
         let mut oldest = first.received;
+        self.surfaces.queued(&first.update);
         self.reconciler.receive(first.update);
         while let Ok(next) = self.updates.try_recv() {
             oldest = oldest.min(next.received);
+            self.surfaces.queued(&next.update);
             self.reconciler.receive(next.update);
         }
         self.teach();
@@ -339,12 +342,11 @@ impl Service {
             Extent::Changed => self.reconciler.sync_changed(tables),
             Extent::All => self.reconciler.sync(tables),
         };
-        self.metrics.pass(outcome, &self.reconciler);
+        self.surfaces.passed(outcome, started, &self.reconciler);
         if let Some(ids) = self.reconciler.take_renamed() {
             self.counters.name(ids);
         }
         self.tell();
-        self.progress.note(outcome.pending > 0);
         self.health.listen_at(self.reconciler.health_addresses());
         self.health.change(self.reconciler.take_health_news());
         if outcome.services >= MANY_SERVICES {
@@ -379,40 +381,7 @@ impl Service {
         } else {
             self.get_ready();
         }
-    }
-
-    /// Says that all is in force, unless a device lacks its programs.
-    fn get_ready(&mut self) {
-        let lacking: Vec<String> = {
-            let managed = self.managed.borrow();
-            managed.lacking.iter().cloned().collect()
-        };
-        if !lacking.is_empty() {
-            warn!("not ready: no programs on {} yet", lacking.join(", "));
-            return;
-        }
-        if self.managed.borrow().node != self.taught {
-            debug!("not ready: the node's own addresses are being written");
-            return;
-        }
-        self.ready = true;
-        info!("ready: everything that is known is in force");
-        for warning in self.reconciler.node_warnings() {
-            warn!("{warning}");
-        }
-        let unreadable = self.reconciler.unreadable();
-        if !unreadable.is_empty() {
-            warn!(
-                "{} cannot be read: what earlier runs left in the tables stays until then",
-                unreadable.join(", ")
-            );
-        }
-        let sockets = self.managed.borrow().sockets.clone();
-        let detail = match sockets {
-            SocketState::Lacking(_) => sockets.to_string(),
-            SocketState::Off | SocketState::Serving(_) => String::new(),
-        };
-        self.supervisor.ready(&detail);
+        self.note_lacking();
     }
 }
 

@@ -235,6 +235,17 @@ pub struct Managed {
     pub node: Option<crate::model::cluster::NodeFacts>,
     /// How sockets are served.
     pub sockets: super::sockets::SocketState,
+    /// What was found in the packet filter last.
+    pub filter: FilterFindings,
+}
+
+/// How many rules of others there are that people should know of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FilterFindings {
+    /// Tables with rules of kube-proxy that masquerade.
+    pub kube_proxy: usize,
+    /// Chains at forward whose policy is to drop.
+    pub forward_drop: usize,
 }
 
 impl fmt::Display for Managed {

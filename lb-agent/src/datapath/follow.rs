@@ -418,6 +418,7 @@ impl Follower {
             addresses: self.view.node_addresses(),
             node: self.sources.written.clone(),
             sockets: self.attacher.sockets().clone(),
+            filter: self.rules_of_others.found(),
         };
         let mut changed = false;
         self.managed.send_if_modified(|current| {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Tables of the older iptables, which are no part of nftables: by two options of a raw socket.
+//! Tables of the older iptables, which are no part of nftables: by two options of any
+//! socket (a raw one, which iptables takes, needs `CAP_NET_RAW`).
 //!
 //! **Invariant:** a table is read only where the kernel says that it is in use: asking for another one
 //! would load it.
@@ -78,9 +79,9 @@ fn holds(entries: &[u8], chain: &str) -> bool {
 fn read(which: &Which) -> io::Result<Vec<u8>> {
     let socket = socket(
         which.family,
-        SockType::Raw,
+        SockType::Datagram,
         SockFlag::SOCK_CLOEXEC,
-        SockProtocol::Raw,
+        SockProtocol::Udp,
     )?;
     let mut info = named(INFO);
     option(&socket, (which.level, GET_INFO), &mut info)?;

@@ -73,6 +73,16 @@ pub(super) struct Settings {
     socket_idle_secs: u32,
 }
 
+impl Settings {
+    /// Ports that masqueraded flows may get.
+    pub(super) fn snat_ports(&self) -> u32 {
+        let ranges = self.ports.chunks_exact(2);
+        ranges
+            .map(|range| (u32::from(range[1]) + 1).saturating_sub(range[0].into()))
+            .sum()
+    }
+}
+
 /// What the programs at sockets are told.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct SocketSettings {

@@ -17,6 +17,7 @@ mod devices;
 mod error;
 mod events;
 mod facts;
+mod fill;
 mod follow;
 mod grow;
 mod lacking;
@@ -66,8 +67,11 @@ use crate::model::pod::PodRules;
 
 pub use attach::{Filters, Hook, Mechanism, choose_mechanism};
 pub use counters::{ReasonCounters, ServiceCounters};
-pub use devices::{Carries, LinkFacts, Managed, Patterns, PodSource, Role, classify};
+pub use devices::{
+    Carries, FilterFindings, LinkFacts, Managed, Patterns, PodSource, Role, classify,
+};
 pub use error::DatapathError;
+pub use fill::Fill;
 pub use loader::Clock;
 pub use maps::{Flows, KernelTables};
 pub use pins::Pins;
@@ -175,6 +179,7 @@ pub struct Datapath {
     managed: watch::Receiver<Managed>,
     learner: Learner,
     repairs: Arc<AtomicU64>,
+    snat_ports: u32,
 }
 
 impl Datapath {
@@ -196,6 +201,7 @@ impl Datapath {
             sizes: config.sizes,
             settings: loader::settings(&config.masquerade, config.timeouts, sockets)?,
         };
+        let snat_ports = wanted.settings.snat_ports();
         let ebpf = loader::load(&pins, &wanted)?;
         let mut tables = KernelTables::open_pins(&pins)?;
         let sweeper = Sweeper::start(&pins, config.timeouts, tables.meters())?;
@@ -246,6 +252,7 @@ impl Datapath {
             },
             keepers,
             repairs,
+            snat_ports,
         })
     }
 
@@ -267,6 +274,11 @@ impl Datapath {
     /// What goes through flows, summed by the sweeper.
     pub fn traffic(&self) -> Traffic {
         self.tables.traffic.clone()
+    }
+
+    /// How full the kernel side is, to ask for it at any time.
+    pub fn fill(&self) -> Fill {
+        Fill::new(self.pins.clone(), self.sweeper.met(), self.snat_ports)
     }
 
     /// The managed devices, as they are now and as they change.

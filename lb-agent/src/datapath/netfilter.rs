@@ -10,6 +10,7 @@ use std::io;
 
 use nix::sys::socket::SockProtocol;
 
+use super::devices::FilterFindings;
 use super::legacy;
 use super::probe::{Finding, Health};
 use super::request::{DUMP, REQUEST, Requests, attributes, part};
@@ -129,6 +130,14 @@ impl Rules {
 pub(super) struct Watch(Rules);
 
 impl Watch {
+    /// What was found last, in numbers.
+    pub(super) fn found(&self) -> FilterFindings {
+        FilterFindings {
+            kube_proxy: self.0.left.len(),
+            forward_drop: self.0.forward_drop.len(),
+        }
+    }
+
     /// Looks again, and warns of what is new.
     pub(super) fn look(&mut self) {
         let rules = Rules::look();

@@ -18,6 +18,7 @@ use std::time::Duration;
 use lb_common::abi::{Action, Conn, ConnKey, ConnState, proto};
 
 use super::error::DatapathError;
+use super::fill::{FlowsMet, MetByFamily};
 use super::loader::Clock;
 use super::maps::Flows;
 use super::pins::Pins;
@@ -154,6 +155,7 @@ pub(super) struct Sweeper {
     stop: Option<SyncSender<()>>,
     thread: Option<JoinHandle<()>>,
     removed: Arc<AtomicU64>,
+    met: MetByFamily,
 }
 
 impl Sweeper {
@@ -169,8 +171,9 @@ impl Sweeper {
             meter.start(now, clock.hz);
             meter
         });
-        let v4 = Metered(Flows::open_v4(pins)?, v4);
-        let v6 = Metered(Flows::open_v6(pins)?, v6);
+        let met = MetByFamily::default();
+        let v4 = Metered(Flows::open_v4(pins)?, v4, Arc::clone(&met[0]));
+        let v6 = Metered(Flows::open_v6(pins)?, v6, Arc::clone(&met[1]));
         let (stop, stopped) = sync_channel(0);
         let removed = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&removed);
@@ -188,7 +191,13 @@ impl Sweeper {
             stop: Some(stop),
             thread: Some(thread),
             removed,
+            met,
         })
+    }
+
+    /// What the last pass has met.
+    pub(super) fn met(&self) -> MetByFamily {
+        self.met.clone()
     }
 
     /// Flows removed since the start.
@@ -286,8 +295,8 @@ where
     Conn<A>: bytemuck::Pod,
 {
     let mut done = Vec::new();
-    let mut entries = 0;
-    let Metered(flows, meter) = &mut *metered;
+    let (mut entries, mut masqueraded) = (0, 0);
+    let Metered(flows, meter, met) = &mut *metered;
     meter.begin(judge.moment(*port_secs)?.now);
     let mut batches = flows.batches(STEP_ENTRIES);
     let mut moment = None;
@@ -298,6 +307,8 @@ where
         // Later than the reading: an entry may look older than it was, and is read again.
         let at = *moment.insert(judge.moment(*port_secs)?);
         entries += keys.len();
+        let holds_port = |conn: &&Conn<A>| conn.action == Action::Snat as u8;
+        masqueraded += conns.iter().filter(holds_port).count();
         // The young majority needs no second look: only an old entry's pair is asked for.
         let old = keys.iter().zip(conns).filter(|(key, conn)| {
             is_done(key, conn, None, at) || is_done(key, conn, Some(conn), at)
@@ -307,6 +318,7 @@ where
     }
     drop(batches);
     meter.end();
+    met.note(entries as u64, masqueraded as u64);
     for step in done.chunks(STEP_ENTRIES) {
         // A moment too early only makes the flows look younger.
         let moment = judge.moment(*port_secs)?;
@@ -330,8 +342,8 @@ trait Entries<A> {
     fn remove(&mut self, key: &ConnKey<A>, conn: &Conn<A>) -> Result<(), DatapathError>;
 }
 
-/// The flow entries of one family, and who sums what they count.
-struct Metered<A>(Flows<A>, Meter)
+/// The flow entries of one family, who sums what they count, and how many there are.
+struct Metered<A>(Flows<A>, Meter, Arc<FlowsMet>)
 where
     ConnKey<A>: bytemuck::Pod,
     Conn<A>: bytemuck::Pod;

@@ -25,9 +25,9 @@ pub mod warning;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use lb_common::abi::Algorithm;
+use lb_common::abi::{Algorithm, Kind, Scope};
 
-use crate::model::service::Service;
+use crate::model::service::{IpFamily, Service};
 use crate::model::snapshot::ServiceSnapshot;
 use crate::model::tables::TableContent;
 use claims::Claims;
@@ -35,6 +35,7 @@ use encode::Encoder;
 use endpoints::NodeContext;
 use ids::Ids;
 use node::{NodeAddresses, PlanOptions, TellsPods};
+use rules::{PortRules, Verdict};
 use warning::Warning;
 
 /// What planning needs beside the Service.
@@ -64,6 +65,45 @@ pub struct ServicePlan {
     pub tables: TableContent,
     /// What a person should know, each thing once.
     pub warnings: BTreeSet<Warning>,
+    /// Ports whose endpoints are all on other nodes while a policy wants those of this one.
+    pub no_local: NoLocal,
+}
+
+/// Numbers of ports without an endpoint on this node that a policy Local wants, by family (IPv4
+/// first).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NoLocal {
+    /// By the policy for traffic from inside the cluster.
+    pub internal: [i64; 2],
+    /// By the policy for traffic from outside.
+    pub external: [i64; 2],
+}
+
+impl NoLocal {
+    /// Counts a port in.
+    fn add(&mut self, port: &PortRules<'_>) {
+        let at = match port.family {
+            IpFamily::V4 => 0,
+            IpFamily::V6 => 1,
+        };
+        let dropped = |internal: bool| {
+            port.frontends.iter().any(|frontend| {
+                let verdict = frontend.scopes[Scope::External as usize].verdict;
+                (frontend.kind == Kind::ClusterIp) == internal && verdict == Verdict::Drop
+            })
+        };
+        self.internal[at] += i64::from(dropped(true));
+        self.external[at] += i64::from(dropped(false));
+    }
+
+    /// What it takes to get from `other` to this.
+    pub fn minus(&self, other: &Self) -> Self {
+        let minus = |a: [i64; 2], b: [i64; 2]| [a[0] - b[0], a[1] - b[1]];
+        Self {
+            internal: minus(self.internal, other.internal),
+            external: minus(self.external, other.external),
+        }
+    }
 }
 
 /// Plans one Service.
@@ -84,6 +124,7 @@ pub fn plan_service(
         partial: context.partial,
     };
     for port in &rules {
+        plan.no_local.add(port);
         if encoder.port(port, ids, &mut plan).is_err() {
             let port = port.port.to_string();
             plan.warnings.insert(Warning::IdsExhausted(port));

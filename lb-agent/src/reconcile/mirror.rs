@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::ops::Bound;
 
-use lb_common::abi::FrontendKey;
+use lb_common::abi::{FrontendKey, names};
 
 use crate::model::tables::{Addr4, Addr6, FamilyTables, Op, TableContent, TableOp};
 use crate::plan::claims::FrontendAddress;
@@ -21,7 +21,20 @@ pub(super) struct Mirror {
     parts: BTreeMap<u32, TableContent>,
     v4: Owners<Addr4>,
     v6: Owners<Addr6>,
+    /// Entries by table.
+    counts: BTreeMap<&'static str, usize>,
 }
+
+/// The tables that planning writes.
+const TABLES: [&str; 7] = [
+    names::FRONTENDS_V4,
+    names::FRONTENDS_V6,
+    names::BACKENDS_V4,
+    names::BACKENDS_V6,
+    names::SLOTS,
+    names::SRC_RANGES_V4,
+    names::SRC_RANGES_V6,
+];
 
 /// Which part holds an entry whose key does not say it.
 #[derive(Debug)]
@@ -89,6 +102,7 @@ impl Mirror {
 
     /// Records a write that was carried out.
     pub(super) fn apply(&mut self, op: &Op) {
+        self.count(op);
         let (to, from) = match op {
             Op::V4(op) => self.v4.record(op),
             Op::V6(op) => self.v6.record(op),
@@ -101,6 +115,22 @@ impl Mirror {
         if let Some(to) = to {
             self.parts.entry(to).or_default().apply(op);
         }
+    }
+
+    /// Counts an entry that comes or goes.
+    fn count(&mut self, op: &Op) {
+        let is_there = self.has(op);
+        let deletes = op.deletion() == *op;
+        if is_there != deletes {
+            return;
+        }
+        let count = self.counts.entry(op.map()).or_default();
+        *count = if deletes { *count - 1 } else { *count + 1 };
+    }
+
+    /// Name of each table and its entries.
+    pub(super) fn entries(&self) -> [(&'static str, usize); 7] {
+        TABLES.map(|name| (name, self.counts.get(name).copied().unwrap_or(0)))
     }
 
     /// Takes the entry of `op` out of the part that held it.

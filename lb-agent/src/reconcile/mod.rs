@@ -10,6 +10,7 @@
 pub mod audit;
 mod health;
 mod mirror;
+mod no_local;
 mod pass;
 mod warnings;
 
@@ -19,10 +20,9 @@ use std::net::IpAddr;
 use crate::model::cluster::{ClusterFacts, NodeFacts};
 use crate::model::endpoint::EndpointSlice;
 use crate::model::pod::PodRules;
-use crate::model::service::{Service, ServiceKey};
+use crate::model::service::{IpFamily, Service, ServiceKey};
 use crate::model::snapshot::{Change, Object, ObjectRef, ServiceSnapshot, Update};
 use crate::model::tables::TableContent;
-use crate::plan::PlanContext;
 use crate::plan::claims::Claims;
 use crate::plan::endpoints::NodeContext;
 use crate::plan::ids::{IdLimits, Ids};
@@ -31,14 +31,20 @@ use crate::plan::node::{
 };
 use crate::plan::rules::{PortRules, service_rules};
 use crate::plan::warning::Warning;
+use crate::plan::{NoLocal, PlanContext};
 use crate::source::index::Index;
 use health::HealthChecks;
 use mirror::Mirror;
+use no_local::NoLocalPorts;
 use pass::context;
 use warnings::Warnings;
 
 pub use health::HealthNews;
 pub use warnings::News;
+
+/// Of so many Services whose writes failed it is looked up which families they have; of more it is
+/// taken that they have both.
+const FAILED_LOOKED_AT: usize = 64;
 
 /// What does not change while the agent runs.
 #[derive(Clone, Debug)]
@@ -94,6 +100,8 @@ pub struct Reconciler {
     /// Services whose last write failed.
     failed: BTreeSet<ServiceKey>,
     listed: bool,
+    /// This node's object was known once.
+    node_seen: bool,
     /// What the first list lacks; while there is any, nothing from an earlier process is removed.
     unreadable: Vec<String>,
     prune_due: bool,
@@ -101,6 +109,7 @@ pub struct Reconciler {
     full: BTreeSet<&'static str>,
     warnings: Warnings,
     health: HealthChecks,
+    no_local: NoLocalPorts,
 }
 
 impl Reconciler {
@@ -119,11 +128,13 @@ impl Reconciler {
             pending: BTreeSet::new(),
             failed: BTreeSet::new(),
             listed: false,
+            node_seen: false,
             unreadable: Vec::new(),
             prune_due: true,
             full: BTreeSet::new(),
             warnings: Warnings::default(),
             health: HealthChecks::default(),
+            no_local: NoLocalPorts::default(),
             settings,
         }
     }
@@ -203,6 +214,7 @@ impl Reconciler {
     /// Works out this node's addresses anew; true if they differ.
     fn find_addresses(&mut self) -> bool {
         self.facts_stale = true;
+        self.node_seen |= self.index.node().is_some();
         // A Node that cannot be read yet is no reason to take node ports away.
         let unknown = self.index.node().is_none() && !self.unreadable.is_empty();
         let restored = unknown.then_some(&self.restored_addresses);
@@ -286,6 +298,35 @@ impl Reconciler {
         self.pending.union(&self.failed).count() + usize::from(self.may_prune())
     }
 
+    /// The families, IPv4 first, in which something waits for another try.
+    pub fn waiting_families(&self) -> [bool; 2] {
+        if self.may_prune() || !self.pending.is_empty() || self.failed.len() > FAILED_LOOKED_AT {
+            return [true; 2];
+        }
+        let mut waiting = [false; 2];
+        for key in &self.failed {
+            let service = self.index.service(key);
+            let addresses = service.map_or(&[][..], |service| &service.cluster_ips);
+            for (family, waits) in [IpFamily::V4, IpFamily::V6].into_iter().zip(&mut waiting) {
+                // One that is gone is to be removed, whatever families it had.
+                *waits |= addresses.is_empty()
+                    || addresses
+                        .iter()
+                        .any(|address| IpFamily::of(*address) == family);
+            }
+        }
+        waiting
+    }
+
+    /// False when this node's object says that it leaves the cluster, or has gone.
+    pub fn is_node_eligible(&self) -> bool {
+        match self.index.node() {
+            Some(node) => !node.leaving,
+            // With manifests there need not be one.
+            None => !self.node_seen,
+        }
+    }
+
     /// Number of Services whose last write failed.
     pub fn failed_len(&self) -> usize {
         self.failed.len()
@@ -350,6 +391,16 @@ impl Reconciler {
     /// How many warnings are in force, by their reasons.
     pub fn warnings_by_reason(&self) -> &BTreeMap<&'static str, usize> {
         self.warnings.by_reason()
+    }
+
+    /// Ports that lack an endpoint on this node that a policy wants there.
+    pub fn no_local(&self) -> NoLocal {
+        self.no_local.sum()
+    }
+
+    /// Name of each table that planning writes, and its entries.
+    pub fn entries(&self) -> [(&'static str, usize); 7] {
+        self.mirror.entries()
     }
 
     /// The name of this node.

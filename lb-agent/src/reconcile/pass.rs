@@ -17,7 +17,7 @@ use crate::model::tables::TableContent;
 use crate::plan::endpoints::NodeContext;
 use crate::plan::health::health_check;
 use crate::plan::node::TellsPods;
-use crate::plan::{PlanContext, ServicePlan, plan_service};
+use crate::plan::{NoLocal, PlanContext, ServicePlan, plan_service};
 use crate::tables::{ApplyError, Tables};
 
 /// What planning needs of the reconciler, leaving its ids free to change.
@@ -182,11 +182,13 @@ impl Reconciler {
         let Some(snapshot) = self.index.snapshot(key) else {
             self.warnings.set(key, "", BTreeSet::new());
             self.health.set(key, "", None);
+            self.no_local.set(key, NoLocal::default());
             return ServicePlan::default();
         };
         let context = context!(self);
         let mut plan = plan_service(&snapshot, context, &mut self.ids);
         let warnings = std::mem::take(&mut plan.warnings);
+        self.no_local.set(key, plan.no_local);
         let uid = &snapshot.service.uid;
         self.warnings.set(key, uid, warnings);
         self.health.set(key, uid, health_check(&snapshot, context));

@@ -36,6 +36,7 @@ fn node(zone: &str) -> Object {
         addresses: Vec::new(),
         pod_cidrs: Vec::new(),
         zone: Some(zone.to_owned()),
+        leaving: false,
     })
 }
 

@@ -17,7 +17,7 @@ use serde_json::json;
 use crate::cluster::{TARGET, get, pause};
 use crate::common::can_run;
 
-const VIPS: [&str; 2] = ["10.0.1.1", "fd00:10:0:1::1"];
+pub(crate) const VIPS: [&str; 2] = ["10.0.1.1", "fd00:10:0:1::1"];
 /// How long a change may take to be seen by a client, an outage of the server behind it included.
 const SEEN_WITHIN: Duration = Duration::from_secs(10);
 /// How long a rebooted node may take to forward again, the start of its agent included.

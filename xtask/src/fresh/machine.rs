@@ -34,7 +34,7 @@ const PROXIES: [&str; 7] = [
     "clippy-driver",
 ];
 /// Variables without which this machine's own cargo may not reach its registry.
-const PASSED: [&str; 11] = [
+const PASSED: [&str; 13] = [
     "http_proxy",
     "https_proxy",
     "no_proxy",
@@ -45,6 +45,8 @@ const PASSED: [&str; 11] = [
     "ALL_PROXY",
     "SSL_CERT_FILE",
     "CURL_CA_BUNDLE",
+    "PIP_CERT",
+    "PIP_INDEX_URL",
     "TERM",
 ];
 /// Beginnings of such variables.

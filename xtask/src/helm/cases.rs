@@ -56,7 +56,10 @@ const SENTENCES: &[Case] = &[
         "config.kubeconfig is for an agent outside of a pod",
     ),
     case(
-        &["config.clusterCidr={10.0.0.0/8}", "config.detectLocalMode=NodeCIDR"],
+        &[
+            "config.clusterCidr={10.0.0.0/8}",
+            "config.detectLocalMode=NodeCIDR",
+        ],
         "config.clusterCidr means nothing with config.detectLocalMode=NodeCIDR",
     ),
     case(
@@ -100,6 +103,10 @@ const SENTENCES: &[Case] = &[
         "127.0.0.1:10249 is on loopback",
     ),
     case(
+        &["cleanup.drain=false", "cleanup.timeoutSeconds=60"],
+        "cleanup.timeoutSeconds is how long a drain may take",
+    ),
+    case(
         &["serviceAccount.create=false"],
         "serviceAccount.create=false needs serviceAccount.name",
     ),
@@ -112,7 +119,10 @@ const SENTENCES: &[Case] = &[
 /// What more must be refused: by the same sentences, or by the schema, whose words are helm's.
 const FURTHER: &[Case] = &[
     case(
-        &["podMonitor.enabled=true", "config.metricsBindAddress=[::1]:9000"],
+        &[
+            "podMonitor.enabled=true",
+            "config.metricsBindAddress=[::1]:9000",
+        ],
         "is on loopback",
     ),
     case(
@@ -159,7 +169,9 @@ pub(super) fn refuse(chart: &Chart, checks: &mut Checks) -> Result<()> {
             None
         } else {
             let error = said.error.trim();
-            Some(format!("helm template --set {set}: expected `{says}`, was told `{error}`"))
+            Some(format!(
+                "helm template --set {set}: expected `{says}`, was told `{error}`"
+            ))
         });
     }
     Ok(())

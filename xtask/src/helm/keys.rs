@@ -83,7 +83,12 @@ fn words(property: &Value, whole: &Value) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     let listed = property["enum"].as_array().into_iter().flatten();
     let alone = property.get("const");
-    found.extend(listed.chain(alone).filter_map(Value::as_str).map(str::to_owned));
+    found.extend(
+        listed
+            .chain(alone)
+            .filter_map(Value::as_str)
+            .map(str::to_owned),
+    );
     for key in ["oneOf", "anyOf"] {
         for part in property[key].as_array().into_iter().flatten() {
             found.extend(words(part, whole));
@@ -103,7 +108,10 @@ mod tests {
         let set = |names: &[&'static str]| names.iter().copied().collect::<BTreeSet<_>>();
         assert_eq!(difference(&set(&["a"]), &set(&["a"])), None);
         let told = difference(&set(&["a", "b"]), &set(&["a", "c"])).unwrap();
-        assert!(told.contains("[\"b\"]") && told.contains("[\"c\"]"), "{told}");
+        assert!(
+            told.contains("[\"b\"]") && told.contains("[\"c\"]"),
+            "{told}"
+        );
     }
 
     #[test]

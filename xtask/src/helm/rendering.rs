@@ -16,7 +16,7 @@ use super::{Chart, Checks};
 
 /// The version of Kubernetes that is rendered for.
 const VERSION: &str = "1.37";
-/// One that has no field for profiles of AppArmor.
+/// One that has no field for profiles of `AppArmor`.
 const OLD_VERSION: &str = "1.29";
 /// Further versions whose schemas the renderings for [`VERSION`] must suit.
 const ALSO: [&str; 2] = ["1.30", "1.34"];
@@ -45,7 +45,10 @@ fn all(chart: &Chart) -> Result<Vec<Rendering>> {
         let mut files: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
         files.sort();
         if files.is_empty() {
-            bail!("{} is empty: there are no values to render with", path.display());
+            bail!(
+                "{} is empty: there are no values to render with",
+                path.display()
+            );
         }
         for file in files {
             let stem = file.file_stem().unwrap_or_default().to_string_lossy();
@@ -116,7 +119,11 @@ pub(super) fn compare(chart: &Chart, checks: &mut Checks, bless: bool) -> Result
         }
         names.insert(file);
     }
-    for (file, values) in [("default.txt", None), ("flannel.txt", Some("examples/flannel.yaml"))] {
+    for (file, values) in [
+        ("default.txt", None),
+        ("flannel.txt", Some("examples/flannel.yaml")),
+        ("cleanup.txt", Some("tests/values/cleanup.yaml")),
+    ] {
         let notes = notes(chart, values)?;
         checks.note(stored(chart, file, &notes, bless)?);
         names.insert(file.to_owned());
@@ -125,7 +132,9 @@ pub(super) fn compare(chart: &Chart, checks: &mut Checks, bless: bool) -> Result
     for entry in fs::read_dir(&golden).with_context(|| format!("read {}", golden.display()))? {
         let name = entry?.file_name().to_string_lossy().into_owned();
         if !names.contains(&name) {
-            checks.note(Some(format!("{GOLDEN}/{name} is no rendering of any values; remove it")));
+            checks.note(Some(format!(
+                "{GOLDEN}/{name} is no rendering of any values; remove it"
+            )));
         }
     }
     Ok(())
@@ -139,7 +148,10 @@ fn notes(chart: &Chart, values: Option<&str>) -> Result<String> {
     let said = chart.helm(&words)?;
     let notes = said.out.split_once("NOTES:\n");
     let Some((_, notes)) = notes.filter(|_| said.success) else {
-        bail!("helm install --dry-run=client tells no notes: {}", said.error.trim());
+        bail!(
+            "helm install --dry-run=client tells no notes: {}",
+            said.error.trim()
+        );
     };
     let lines = notes.trim_end().lines().map(str::trim_end);
     Ok(lines.fold(String::new(), |all, line| all + line + "\n"))
@@ -171,7 +183,10 @@ fn stored(chart: &Chart, file: &str, text: &str, bless: bool) -> Result<Option<S
 
 /// Validates every object of every stored rendering.
 pub(super) fn validate(chart: &Chart, checks: &mut Checks) -> Result<()> {
-    let mut words = vec!["validate".to_owned(), "tests/podmonitor.schema.json".to_owned()];
+    let mut words = vec![
+        "validate".to_owned(),
+        "tests/podmonitor.schema.json".to_owned(),
+    ];
     for rendering in all(chart)? {
         let also = ALSO.iter().filter(|_| rendering.version == VERSION);
         for version in std::iter::once(&rendering.version).chain(also) {
@@ -205,6 +220,9 @@ mod tests {
 
     #[test]
     fn empty_lines_and_spaces_at_the_end_do_not_count() {
-        assert_eq!(without_empty_lines("\na: 1  \n\n---\nb: 2"), "a: 1\n---\nb: 2\n");
+        assert_eq!(
+            without_empty_lines("\na: 1  \n\n---\nb: 2"),
+            "a: 1\n---\nb: 2\n"
+        );
     }
 }

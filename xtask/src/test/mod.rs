@@ -19,6 +19,7 @@ use clap::{Subcommand, ValueEnum};
 use self::vm::Vm;
 use crate::doctor::{self, Scope};
 use crate::fresh::Fresh;
+use crate::helm;
 use crate::process::{find_program, target_dir, wait_through_interrupts};
 use crate::table::{duration, render};
 
@@ -54,7 +55,7 @@ pub(crate) struct Filter {
 
 #[derive(Subcommand)]
 enum Level {
-    /// Everything below except soak, vm and fresh; what no level at all means, too
+    /// Everything below except soak, vm and fresh, and the chart; what no level at all means, too
     All(Filter),
     /// Pure functions: tables and property tests beside the code, examples in the documentation
     Unit(Filter),
@@ -194,11 +195,25 @@ fn run_stages(stages: &[Stage], filter: Option<&str>, soak: bool, runner: Runner
     for stage in stages {
         rows.push((stage.name, run_stage(&built, stage, filter, soak)?));
     }
+    // The chart has no tests that a word could select; one level alone is not asked for it.
+    if stages.len() > 1 && filter.is_none() {
+        rows.push(("helm", chart()?));
+    }
     report(&rows)?;
     match filter {
         Some(word) if selected_nothing(&rows) => bail!("no test here has `{word}` in its name"),
         _ => Ok(()),
     }
+}
+
+/// The checks of the chart, as a stage.
+fn chart() -> Result<Outcome> {
+    let start = Instant::now();
+    let (passed, failed) = helm::test()?;
+    Ok(Outcome {
+        time: start.elapsed(),
+        ..Outcome::of(Counts { passed, failed }, None)
+    })
 }
 
 /// Whether no stage had a test for the filter; one that did not run may have had some.
