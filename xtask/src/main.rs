@@ -20,6 +20,7 @@ mod doctor;
 mod fmt;
 mod fresh;
 mod helm;
+mod image;
 mod lint;
 mod miri;
 mod process;
@@ -54,6 +55,7 @@ enum Verb {
     Verifier(verifier::Verifier),
     Bless(bless::Bless),
     Bench(bench::Bench),
+    Image(image::Image),
     Miri(miri::Miri),
     Ci(ci::Ci),
 }
@@ -70,6 +72,7 @@ fn main() -> ExitCode {
         Verb::Verifier(verb) => verb.run(),
         Verb::Bless(verb) => verb.run(),
         Verb::Bench(verb) => verb.run(),
+        Verb::Image(verb) => verb.run(),
         Verb::Miri(verb) => verb.run(),
         Verb::Ci(verb) => verb.run(),
     };

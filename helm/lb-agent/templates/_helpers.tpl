@@ -62,7 +62,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 
 {{- define "lb-agent.healthzPort" -}}
-{{ include "lb-agent.port" (list .Values.config.healthzBindAddress "0.0.0.0:10256") }}
+{{ include "lb-agent.port" (list .Values.config.healthzBindAddress "[::]:10256") }}
 {{- end -}}
 {{- define "lb-agent.probePort" -}}
 {{ include "lb-agent.port" (list .Values.config.probeBindAddress "127.0.0.1:10246") }}
@@ -93,4 +93,21 @@ type: {{ .type }}
 {{- with .localhostProfile }}
 localhostProfile: {{ . }}
 {{- end -}}
+{{- end -}}
+
+{{/* The arguments of a way back. */}}
+{{- define "lb-agent.cleanup" -}}
+- cleanup
+- --bpffs={{ .Values.config.bpffs }}
+- --cgroup={{ .Values.config.cgroup }}
+{{- if .Values.cleanup.drain }}
+- --drain
+{{- with .Values.cleanup.timeoutSeconds }}
+- --timeout={{ int . }}
+{{- end }}
+{{- end }}
+{{- if and .Values.cleanup.state .Values.config.stateDir }}
+- --state
+- --state-dir={{ .Values.config.stateDir }}
+{{- end }}
 {{- end -}}

@@ -12,6 +12,15 @@ use super::ports::PortRange;
 /// The data plane could not be set up or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum DatapathError {
+    /// This process may not do its work; give it the capabilities.
+    #[error(
+        "serve this node: this process lacks {lacking}; add it to the capabilities of its container, \
+         or run it as root"
+    )]
+    Rights {
+        /// The capabilities.
+        lacking: String,
+    },
     /// The pin directory is not on a BPF file system; mount one or choose another directory.
     #[error(
         "use {} for pins: it is not on a BPF file system; mount one with `mount -t bpf bpf \

@@ -38,6 +38,7 @@ mod ports;
 mod prefixes;
 mod probe;
 mod request;
+mod rights;
 mod shapes;
 mod sizes;
 mod sockets;
@@ -204,6 +205,7 @@ impl Datapath {
     /// only or replaced in place; what an earlier agent attached goes on working, and the next
     /// start goes on from there.
     pub async fn start(config: &DatapathConfig) -> Result<Self, DatapathError> {
+        rights::check()?;
         let owner = Owner::take(&config.bpffs, config.owner_wait).await?;
         let pins = Pins::prepare(&config.bpffs)?;
         let (sockets, impossible) = sockets::prepare(&config.sockets);

@@ -14,7 +14,7 @@ use super::drain::is_draining;
 use super::netfilter::Rules;
 use super::owner::owner;
 use super::pins::Pins;
-use super::sockets;
+use super::{rights, sockets};
 use crate::error_chain;
 
 /// How something is.
@@ -61,6 +61,9 @@ pub fn probe(bpffs: &Path, cgroup: Option<&Path>) -> Vec<Finding> {
 
 fn programs() -> Finding {
     const WHAT: &str = "programs at devices";
+    if let Err(error) = rights::check() {
+        return Finding::new(WHAT, Health::Lacking, error_chain(&error));
+    }
     match is_program_supported(ProgramType::SchedClassifier) {
         Ok(true) => Finding::new(WHAT, Health::Fine, "the kernel loads programs for tc"),
         Ok(false) => {

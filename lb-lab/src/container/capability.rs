@@ -91,7 +91,9 @@ impl Capabilities {
 
     /// Whether one of these is in the set.
     pub(super) fn any(self, names: &[&str]) -> bool {
-        (0..).zip(NAMES).any(|(bit, name)| self.0 & 1 << bit != 0 && names.contains(&name))
+        (0..)
+            .zip(NAMES)
+            .any(|(bit, name)| self.0 & 1 << bit != 0 && names.contains(&name))
     }
 
     /// Gives up all others: now, and for every program that is started from here on.

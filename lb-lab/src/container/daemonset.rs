@@ -303,11 +303,7 @@ mod tests {
                 "allowPrivilegeEscalation",
             ),
             ("drop: [ALL]", "drop: []", "drop"),
-            (
-                "type: RuntimeDefault",
-                "type: Localhost",
-                "seccompProfile",
-            ),
+            ("type: RuntimeDefault", "type: Localhost", "seccompProfile"),
             ("add: [NET_ADMIN,", "add: [NET_ADMIM,", ""),
         ] {
             let text = GOOD.replacen(good, bad, 1);

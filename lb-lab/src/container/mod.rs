@@ -68,15 +68,21 @@ impl Container {
         let bind = || UnixDatagram::bind_addr(&address).map_err(LabError::io("bind a socket"));
         let socket = self.node.netns().run(bind)??;
         let mut words = self.words(daemon_set)?;
-        words.environment.insert("NOTIFY_SOCKET".to_owned(), format!("@{name}"));
-        words.arguments.extend(further.iter().map(|&word| word.to_owned()));
+        words
+            .environment
+            .insert("NOTIFY_SOCKET".to_owned(), format!("@{name}"));
+        words
+            .arguments
+            .extend(further.iter().map(|&word| word.to_owned()));
         let root = Root {
             dir: self.file(&ends, "root")?,
             program: &program,
             mounts: self.mounts(daemon_set, &ends)?,
         };
         let held = daemon_set.capabilities()?;
-        let filter = daemon_set.is_filtered().then(|| Filter::for_container(held));
+        let filter = daemon_set
+            .is_filtered()
+            .then(|| Filter::for_container(held));
         let host_pid = daemon_set.pod.host_pid;
         let procs = self.pod.cgroup().join("cgroup.procs");
         let mut procs = File::options()
@@ -197,7 +203,10 @@ impl Container {
         if path.exists() {
             return Ok(path);
         }
-        Err(unknown(format!("a lab's node has no {}", host.path.display())))
+        Err(unknown(format!(
+            "a lab's node has no {}",
+            host.path.display()
+        )))
     }
 
     /// Where the node keeps what containers know as this path of the host.
@@ -230,7 +239,9 @@ fn unknown(why: String) -> LabError {
 
 /// Puts values in the place of `$(NAME)`, as a kubelet does; names without a value stay.
 fn expand(text: &str, values: &BTreeMap<String, String>) -> String {
-    let replace = |text: String, (name, value): (&String, &String)| text.replace(&format!("$({name})"), value);
+    let replace = |text: String, (name, value): (&String, &String)| {
+        text.replace(&format!("$({name})"), value)
+    };
     values.iter().fold(text.to_owned(), replace)
 }
 

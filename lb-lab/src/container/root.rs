@@ -57,7 +57,10 @@ impl Root<'_> {
         fresh("tmpfs", &self.dir, hidden)?;
         self.bind(self.program, PROGRAM, true)?;
         if is_linked(self.program)? {
-            for folder in LIBRARIES.iter().filter(|name| Path::new("/").join(name).is_dir()) {
+            for folder in LIBRARIES
+                .iter()
+                .filter(|name| Path::new("/").join(name).is_dir())
+            {
                 self.bind(&Path::new("/").join(folder), folder, true)?;
             }
         }
@@ -71,7 +74,11 @@ impl Root<'_> {
             attach(&Path::new("/dev").join(device), &target)?;
         }
         let sys = self.folder("/sys")?;
-        fresh("sysfs", &sys, hidden | MsFlags::MS_NOEXEC | MsFlags::MS_RDONLY)?;
+        fresh(
+            "sysfs",
+            &sys,
+            hidden | MsFlags::MS_NOEXEC | MsFlags::MS_RDONLY,
+        )?;
         self.folder("/proc")?;
         let turn = LabError::sys("turn to the container's root");
         let turned = chdir(&self.dir)
@@ -83,7 +90,12 @@ impl Root<'_> {
     }
 
     /// Shows a file or folder of the machine at its place in the root.
-    fn bind(&self, source: &Path, target: impl AsRef<Path>, read_only: bool) -> Result<(), LabError> {
+    fn bind(
+        &self,
+        source: &Path,
+        target: impl AsRef<Path>,
+        read_only: bool,
+    ) -> Result<(), LabError> {
         let target = if source.is_dir() {
             self.folder(target)?
         } else {
@@ -92,7 +104,8 @@ impl Root<'_> {
             place
         };
         attach(source, &target)?;
-        let mut flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+        let mut flags =
+            MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
         flags.set(MsFlags::MS_RDONLY, read_only);
         flag(&target, flags)
     }
@@ -130,8 +143,10 @@ pub(super) fn show_processes() -> io::Result<()> {
 
 /// A file system of its own.
 fn fresh(kind: &str, target: &Path, flags: MsFlags) -> Result<(), LabError> {
-    mount(Some(kind), target, Some(kind), flags, None::<&str>)
-        .map_err(LabError::sys(format!("mount {kind} at {}", target.display())))
+    mount(Some(kind), target, Some(kind), flags, None::<&str>).map_err(LabError::sys(format!(
+        "mount {kind} at {}",
+        target.display()
+    )))
 }
 
 fn attach(source: &Path, target: &Path) -> Result<(), LabError> {
@@ -149,7 +164,9 @@ fn flag(target: impl AsRef<Path>, flags: MsFlags) -> Result<(), LabError> {
 
 /// Makes an empty file, for another one to be shown at its place.
 fn touch(path: &Path) -> Result<(), LabError> {
-    File::create(path).map(drop).map_err(LabError::file("make", path))
+    File::create(path)
+        .map(drop)
+        .map_err(LabError::file("make", path))
 }
 
 /// Whether a program needs an interpreter, which loads the libraries that it is linked with.
@@ -163,6 +180,10 @@ pub(super) fn is_linked(program: &Path) -> Result<bool, LabError> {
     };
     let header = FileHeader64::<Endianness>::parse(bytes.as_slice()).map_err(wrong)?;
     let endian = header.endian().map_err(wrong)?;
-    let segments = header.program_headers(endian, bytes.as_slice()).map_err(wrong)?;
-    Ok(segments.iter().any(|segment| segment.p_type(endian) == PT_INTERP))
+    let segments = header
+        .program_headers(endian, bytes.as_slice())
+        .map_err(wrong)?;
+    Ok(segments
+        .iter()
+        .any(|segment| segment.p_type(endian) == PT_INTERP))
 }

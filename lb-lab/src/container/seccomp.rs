@@ -2,14 +2,14 @@
 //! A filter of system calls like the one that container runtimes have as their default.
 //!
 //! Theirs lists what is allowed; this one lists what theirs leaves out of today's system calls, which
-//! depends on capabilities as theirs does: `bpf` is for holders of `BPF` (containerd 1.6.9, Docker 23).
+//! depends on capabilities as theirs does: `bpf` is for holders of `BPF` (from late releases of containerd 1.6, and Docker 23, on).
 //! **Invariant:** what is refused is answered as there: EPERM, and ENOSYS for clone3, after which
 //! libraries take clone. Read next: `mod.rs`.
 
 use std::io;
 
 use libc::{
-    BPF_ABS, BPF_JEQ, BPF_JMP, BPF_JSET, BPF_K, BPF_LD, BPF_RET, BPF_W, EPERM, ENOSYS, c_long,
+    BPF_ABS, BPF_JEQ, BPF_JMP, BPF_JSET, BPF_K, BPF_LD, BPF_RET, BPF_W, ENOSYS, EPERM, c_long,
     sock_filter,
 };
 
@@ -98,7 +98,10 @@ const REFUSED: &[(&[&str], &[c_long])] = &[
     ),
     (&["SYS_PACCT"], &[libc::SYS_acct]),
     (&["SYS_PTRACE"], &[libc::SYS_kcmp]),
-    (&["SYS_TIME"], &[libc::SYS_clock_settime, libc::SYS_settimeofday]),
+    (
+        &["SYS_TIME"],
+        &[libc::SYS_clock_settime, libc::SYS_settimeofday],
+    ),
     (&["SYS_TTY_CONFIG"], &[libc::SYS_vhangup]),
     (&["SYSLOG", "SYS_ADMIN"], &[libc::SYS_syslog]),
 ];

@@ -128,6 +128,35 @@ fn container(node: &Node, objects: &[Value], places: &Places, source: &(&str, St
     program
 }
 
+/// Bytes that a container asks for as memory.
+fn requested(objects: &[Value]) -> u64 {
+    let pod = &of_kind(objects, "DaemonSet")["spec"]["template"]["spec"];
+    let memory = &pod["containers"][0]["resources"]["requests"]["memory"];
+    let mebibytes = memory.as_str().unwrap().strip_suffix("Mi").unwrap();
+    mebibytes.parse::<u64>().unwrap() << 20
+}
+
+/// Bytes that the maps below a folder take, and the agent itself.
+fn taken(node: &Node, pins: &Path, agent: &Agent) -> (u64, u64) {
+    let mut maps = 0;
+    for entry in fs::read_dir(pins).unwrap().flatten() {
+        // Maps have names in capitals; there are folders and a program besides.
+        if entry
+            .file_name()
+            .to_string_lossy()
+            .starts_with(|c: char| c.is_ascii_uppercase())
+        {
+            let show = format!("bpftool -j map show pinned {}", entry.path().display());
+            let told: Value = serde_json::from_str(&node.output(&show).unwrap()).unwrap();
+            maps += told["bytes_memlock"].as_u64().unwrap();
+        }
+    }
+    let status = fs::read_to_string(format!("/proc/{}/status", agent.pid())).unwrap();
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kibibytes = resident.unwrap().trim().strip_suffix(" kB").unwrap();
+    (maps, kibibytes.parse::<u64>().unwrap() << 10)
+}
+
 /// What keeps a pod's namespace, as the first container of every pod does.
 struct Pause(Child);
 
@@ -199,6 +228,12 @@ fn the_agent_serves_as_renderings_of_the_chart_start_it() {
         assert!(
             !log.contains("NOT served") && !log.contains("ermission"),
             "{name}:\n{log}"
+        );
+        let (maps, process) = taken(node, &node.bpffs().join(name).join("lb"), &agent);
+        let requested = requested(&objects);
+        assert!(
+            maps + process <= requested,
+            "{name}: maps take {maps}, the agent {process}, the chart asks for {requested}"
         );
         assert!(agent.stop().unwrap().success());
         assert!(

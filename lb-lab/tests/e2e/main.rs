@@ -35,6 +35,7 @@ mod nodeport;
 mod not_ours;
 mod path_mtu;
 mod pod_sockets;
+mod ports;
 mod reject;
 mod removals;
 mod rules;

@@ -48,6 +48,10 @@ pub(crate) enum Scope {
     Lint,
     /// `cargo xtask helm`
     Helm,
+    /// `cargo xtask image`
+    Image,
+    /// `cargo xtask image --program-only`
+    Program,
     /// `cargo xtask test fresh`
     Fresh,
     /// `cargo xtask test vm`

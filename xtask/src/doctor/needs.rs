@@ -5,7 +5,7 @@
 //! **Invariant:** versions of what cargo installs are pinned here and built with `--locked`.
 //! Read next: probe.rs and fix.rs.
 
-use super::Scope::{self, Build, Demo, Fresh, Helm, Lint, Test, Vm};
+use super::Scope::{self, Build, Demo, Fresh, Helm, Image, Lint, Program, Test, Vm};
 use super::kernel;
 use super::probe::{self, Found};
 
@@ -42,6 +42,8 @@ pub(crate) enum Fix {
     Validator,
     /// The distribution's compiler with BPF `core`, or else rustup's `rust-src`.
     BpfCore,
+    /// The standard library for static programs, by rustup, or else its sources, by the distribution.
+    StaticStd,
     /// Only a person can: the sentence says what.
     Person(&'static str),
 }
@@ -96,8 +98,8 @@ const fn machine(
     }
 }
 
-const EVERYONE: &[Scope] = &[Build, Demo, Test, Lint, Helm, Fresh, Vm];
-const COMPILES: &[Scope] = &[Build, Demo, Test, Lint, Vm];
+const EVERYONE: &[Scope] = &[Build, Demo, Test, Lint, Helm, Image, Program, Fresh, Vm];
+const COMPILES: &[Scope] = &[Build, Demo, Test, Lint, Image, Program, Vm];
 const RUNS: &[Scope] = &[Demo, Test];
 const CHART: &[Scope] = &[Test, Helm];
 /// What runs in virtual machines comes from this machine.
@@ -173,6 +175,28 @@ pub(crate) const NEEDS: &[Need] = &[
             args: &[],
         },
     },
+    tool(
+        "musl-gcc",
+        &["musl-tools"],
+        &["--version"],
+        &[Image, Program],
+        "C and assembly of static programs",
+    ),
+    Need {
+        name: "static std",
+        purpose: "compiling the image's program",
+        scopes: &[Image, Program],
+        probe: probe::static_std,
+        version: &[],
+        fix: Fix::StaticStd,
+    },
+    tool(
+        "buildah",
+        &["buildah"],
+        &["--version"],
+        &[Image],
+        "making images without an engine",
+    ),
     tool(
         "git",
         &["git"],

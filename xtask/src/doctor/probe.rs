@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::needs::Need;
 use crate::helm::tools;
+use crate::image::{Arch, Toolchain};
 use crate::process::{command, find_program, first_line, status_field};
 use crate::toolchain::{Compiler, Core, find_linker};
 
@@ -80,6 +81,14 @@ pub(crate) fn bpf_clippy(_: &Need) -> Found {
         Found::Yes(driver.display().to_string())
     } else {
         Found::No(format!("{} has none", compiler.rustc.display()))
+    }
+}
+
+/// The standard library for programs of this machine that need no other library.
+pub(crate) fn static_std(_: &Need) -> Found {
+    match Toolchain::find(Arch::own()) {
+        Ok(toolchain) => Found::Yes(toolchain.describe()),
+        Err(why) => Found::No(format!("{why:#}")),
     }
 }
 

@@ -100,7 +100,7 @@ fn remedy(fix: Fix) -> String {
         } => {
             format!("cargo install --locked {package}@{version}")
         }
-        Fix::BpfCore | Fix::Chart | Fix::Validator => "--fix".to_owned(),
+        Fix::BpfCore | Fix::StaticStd | Fix::Chart | Fix::Validator => "--fix".to_owned(),
         Fix::Person(sentence) => sentence.to_owned(),
     }
 }

