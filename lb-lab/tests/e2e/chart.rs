@@ -7,6 +7,7 @@
 #![expect(clippy::unwrap_used, reason = "a test ends at the first failure")]
 
 use std::fs;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -157,6 +158,19 @@ fn taken(node: &Node, pins: &Path, agent: &Agent) -> (u64, u64) {
     (maps, kibibytes.parse::<u64>().unwrap() << 10)
 }
 
+/// Asks what the kubelet, on the node's network, will ask.
+fn assert_probes_answer(node: &Node, objects: &[Value]) {
+    let pod = &of_kind(objects, "DaemonSet")["spec"]["template"]["spec"];
+    for probe in ["startupProbe", "livenessProbe", "readinessProbe"] {
+        let asked = &pod["containers"][0][probe]["httpGet"];
+        let host: IpAddr = asked["host"].as_str().unwrap().parse().unwrap();
+        let port = u16::try_from(asked["port"].as_u64().unwrap()).unwrap();
+        let path = asked["path"].as_str().unwrap();
+        let reply = node.http_get(SocketAddr::new(host, port), path).unwrap();
+        assert_eq!(reply.status, 200, "{probe}: {}", reply.text());
+    }
+}
+
 /// What keeps a pod's namespace, as the first container of every pod does.
 struct Pause(Child);
 
@@ -212,6 +226,7 @@ fn the_agent_serves_as_renderings_of_the_chart_start_it() {
         let mut agent = Agent::spawn_with(node, &program, &[]).unwrap();
         agent.wait_ready(READY_MAX).unwrap();
         wait_for_answer(&client, "backend");
+        assert_probes_answer(node, &objects);
         if is_whole {
             // The namespaces of pods are found by processes that have more rights than the agent.
             let begun = Instant::now();
