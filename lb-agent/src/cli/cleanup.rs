@@ -64,7 +64,7 @@ pub(super) struct CleanupArgs {
     #[arg(long)]
     state: bool,
     /// The folder that --state is about.
-    #[arg(long, value_name = "DIR", default_value = config::STATE_DEFAULT, requires = "state")]
+    #[arg(long, value_name = "DIR", default_value = config::STATE_DIR_DEFAULT, requires = "state")]
     state_dir: PathBuf,
     /// How to write what was done.
     #[arg(short, long, value_enum, default_value_t)]
@@ -144,10 +144,11 @@ async fn drain(cleanup: &Cleanup, timeout: Option<Duration>) -> Result<Option<Dr
         tokio::select! {
             _ = looks.tick() => {}
             () = stop.wait() => {
+                line.end();
                 let left = drain.count().map_err(|e| error_chain(&e))?;
                 return Err(format!(
-                    "draining was interrupted with {left} left: they go on, and no new ones begin; \
-                     `lb-agent cleanup` takes the rest away, `lb-agent run` serves again"
+                    "the drain was given up with {left} left: what is there goes on, nothing new \
+                     begins; `lb-agent cleanup` takes the rest away, `lb-agent run` serves again"
                 ));
             }
         }
@@ -237,9 +238,15 @@ impl Stop {
                 return;
             }
             self.asked = true;
-            let sentence = "\nstill draining, nothing is cut; Ctrl-C again leaves it as it is: flows go \
+            let sentence = "still draining, nothing is cut; Ctrl-C again leaves it as it is: flows go \
                             on, no new ones begin";
-            drop(writeln!(std::io::stderr(), "{sentence}"));
+            // The terminal has shown ^C behind the progress.
+            let begin = if std::io::stderr().is_terminal() {
+                "\n"
+            } else {
+                ""
+            };
+            drop(writeln!(std::io::stderr(), "{begin}{sentence}"));
         }
     }
 }

@@ -211,10 +211,12 @@ fn a_drain_beside_kube_proxy_cuts_nothing_and_leaves_nothing() {
     let _proxy = Proxy::start(&node);
     place_strangers(&node, pod.device());
     let far = node_address(&cluster, 0, 1, NODE_PORT + 1);
+    let process = node.process();
     let ways = [
         (&*pod, vips[0].v4, "near"),
         (&*pod, vips[1].v6, "far"),
         (&outside, far, "far"),
+        (&process, vips[0].v6, "near"),
     ];
     let ways = ways.map(|(client, remote, name)| Way {
         client,
@@ -275,6 +277,7 @@ fn come_and_go(cluster: &mut Cluster, ways: &[Way], pod: &Pod) {
         end.store(true, Ordering::Relaxed);
         let drained = draining.wait_with_output().unwrap();
         let progress = errors(&drained);
+        // A process of the node is connected to its backend itself.
         assert!(
             progress.contains("draining: 3 flows (3 TCP) left"),
             "{progress}"
