@@ -38,8 +38,8 @@ The agent must have ended; its programs and maps outlive it, so nothing changes 
 Removed are: programs at devices and sockets, our clsact filters (and a clsact qdisc that an agent \
 made, once nothing else is on it), pinned maps, their directory. What others have put there stays.
 
-With --drain no new flow begins first: what would begin one passes untouched, to kube-proxy's rules or \
-whatever else serves the address. Flows that are there go on, a line tells how many are left, and \
+With --drain no new flow begins first: what would begin one passes untouched, to the rules of another \
+proxy or whatever else serves the address. Flows that are there go on, a line tells how many are left, and \
 when none is, everything is removed. UDP has no end: a flow of it is left until it has been silent for \
 30 s (180 s if it was answered), so one that never is keeps the drain going until --timeout.
 
@@ -254,7 +254,7 @@ impl Stop {
 fn text(report: &Report) -> String {
     let mut text = String::new();
     if let Some(drained) = &report.drained {
-        text += &match drained.cut.total() {
+        text = match drained.cut.total() {
             0 => format!("drained in {} s: no flow was cut\n", drained.seconds),
             _ => format!("drained for {} s: {} cut\n", drained.seconds, drained.cut),
         };

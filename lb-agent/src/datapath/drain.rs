@@ -281,13 +281,14 @@ where
 }
 
 type Frontends<A> = Hash<FrontendKey<A>, Frontend>;
+type Entries<A> = Vec<(FrontendKey<A>, Frontend)>;
 
 /// The frontends whose mark is to change, and the map that they are in.
 fn frontends<A: Copy>(
     path: &Path,
     name: &'static str,
     mark: Mark,
-) -> Result<(Frontends<A>, Vec<(FrontendKey<A>, Frontend)>), DatapathError>
+) -> Result<(Frontends<A>, Entries<A>), DatapathError>
 where
     FrontendKey<A>: bytemuck::Pod + Send,
 {
