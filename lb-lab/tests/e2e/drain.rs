@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use lb_lab::agent::find_binary;
+use lb_lab::agent::{READY_MAX, find_binary};
 use lb_lab::{Agent, Lab, Node, Place, Pod};
 use serde_json::Value;
 
@@ -26,8 +26,6 @@ use crate::nodeport::node_address;
 use crate::rules::doctor;
 
 const NODE_PORT: u16 = 30_045;
-/// How long an agent that may not have the pins waits before it ends.
-const END_MAX: Duration = Duration::from_secs(10);
 
 /// `lb-agent cleanup` on a node.
 fn cleanup(node: &Node, arguments: &[&str]) -> Command {
@@ -166,7 +164,7 @@ fn contend(cluster: &mut Cluster) {
         Agent::spawn(&node, &binary, cluster.manifests.dir(), &arguments).unwrap()
     };
     let mut second = spawn("0");
-    let ended = second.wait_ready(END_MAX).unwrap_err().to_string();
+    let ended = second.wait_ready(READY_MAX).unwrap_err().to_string();
     assert!(
         second.ended().is_some_and(|status| !status.success()),
         "{ended}"
@@ -183,7 +181,7 @@ fn contend(cluster: &mut Cluster) {
     }
     let first = cluster.agents.remove(0);
     assert!(!first.kill().unwrap().success());
-    third.wait_ready(END_MAX).unwrap();
+    third.wait_ready(READY_MAX).unwrap();
     assert!(third.log().contains("taking over"), "{}", third.log());
     cluster.agents.insert(0, third);
 }
