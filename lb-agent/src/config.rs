@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 pub const BPFFS_DEFAULT: &str = "/sys/fs/bpf/lb";
 
 /// Where the agent's memory is unless told otherwise.
-pub const STATE_DEFAULT: &str = "/var/lib/lb-agent";
+pub const STATE_DIR_DEFAULT: &str = "/var/lib/lb-agent";
 
 /// A setting that cannot be used.
 #[derive(Debug, thiserror::Error)]

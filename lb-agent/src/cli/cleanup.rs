@@ -38,8 +38,8 @@ The agent must have ended; its programs and maps outlive it, so nothing changes 
 Removed are: programs at devices and sockets, our clsact filters (and a clsact qdisc that an agent \
 made, once nothing else is on it), pinned maps, their directory. What others have put there stays.
 
-With --drain no new flow begins first: what would begin one passes untouched, to kube-proxy's rules or \
-whatever else serves the address. Flows that are there go on, a line tells how many are left, and \
+With --drain no new flow begins first: what would begin one passes untouched, to the rules of another \
+proxy or whatever else serves the address. Flows that are there go on, a line tells how many are left, and \
 when none is, everything is removed. UDP has no end: a flow of it is left until it has been silent for \
 30 s (180 s if it was answered), so one that never is keeps the drain going until --timeout.
 
@@ -64,7 +64,7 @@ pub(super) struct CleanupArgs {
     #[arg(long)]
     state: bool,
     /// The folder that --state is about.
-    #[arg(long, value_name = "DIR", default_value = config::STATE_DEFAULT, requires = "state")]
+    #[arg(long, value_name = "DIR", default_value = config::STATE_DIR_DEFAULT, requires = "state")]
     state_dir: PathBuf,
     /// How to write what was done.
     #[arg(short, long, value_enum, default_value_t)]
@@ -144,10 +144,11 @@ async fn drain(cleanup: &Cleanup, timeout: Option<Duration>) -> Result<Option<Dr
         tokio::select! {
             _ = looks.tick() => {}
             () = stop.wait() => {
+                line.end();
                 let left = drain.count().map_err(|e| error_chain(&e))?;
                 return Err(format!(
-                    "draining was interrupted with {left} left: they go on, and no new ones begin; \
-                     `lb-agent cleanup` takes the rest away, `lb-agent run` serves again"
+                    "the drain was given up with {left} left: what is there goes on, nothing new \
+                     begins; `lb-agent cleanup` takes the rest away, `lb-agent run` serves again"
                 ));
             }
         }
@@ -237,9 +238,15 @@ impl Stop {
                 return;
             }
             self.asked = true;
-            let sentence = "\nstill draining, nothing is cut; Ctrl-C again leaves it as it is: flows go \
+            let sentence = "still draining, nothing is cut; Ctrl-C again leaves it as it is: flows go \
                             on, no new ones begin";
-            drop(writeln!(std::io::stderr(), "{sentence}"));
+            // The terminal has shown ^C behind the progress.
+            let begin = if std::io::stderr().is_terminal() {
+                "\n"
+            } else {
+                ""
+            };
+            drop(writeln!(std::io::stderr(), "{begin}{sentence}"));
         }
     }
 }
@@ -247,7 +254,7 @@ impl Stop {
 fn text(report: &Report) -> String {
     let mut text = String::new();
     if let Some(drained) = &report.drained {
-        text += &match drained.cut.total() {
+        text = match drained.cut.total() {
             0 => format!("drained in {} s: no flow was cut\n", drained.seconds),
             _ => format!("drained for {} s: {} cut\n", drained.seconds, drained.cut),
         };

@@ -233,6 +233,16 @@ impl Attacher {
         }
     }
 
+    /// Forgets which qdiscs an agent has made on devices that are gone with them.
+    pub(super) fn forget_qdiscs(&self, known: &BTreeSet<u32>) -> Result<(), DatapathError> {
+        for name in pins::list(&self.pins.qdiscs())? {
+            if name.parse().is_ok_and(|index| !known.contains(&index)) {
+                pins::remove(&self.pins.qdiscs().join(name))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Devices and hooks that have a pinned link.
     pub(super) fn pinned(&self) -> Result<Vec<(u32, Hook)>, DatapathError> {
         let names = pins::list(&self.pins.links())?;

@@ -21,7 +21,7 @@ use super::events::Netlink;
 use super::link::Link;
 use super::netlink;
 use super::owner::Owner;
-use super::pins::{self, LAYOUT_PREFIX, Pins};
+use super::pins::{self, LAYOUT_PREFIX, Pins, UPGRADE_PREFIX};
 use super::sockets::{PROGRAMS, fresh_pin, ours_on};
 use super::view::View;
 use crate::error_chain;
@@ -140,7 +140,7 @@ impl Cleanup {
         }
         remove_qdiscs(&pins, &view, &handle, removal).await?;
         remove_pins(&pins, removal)?;
-        remove_folders(&self.root, &pins, removal)
+        remove_folders(&pins, removal)
     }
 }
 
@@ -260,9 +260,9 @@ async fn remove_clsact(handle: &Handle, index: u32) -> Result<bool, String> {
 /// Removes the maps and the clock. Those that were to take the place of others go without a word: they
 /// have the same names.
 fn remove_pins(pins: &Pins, removal: &mut Removal) -> Result<(), DatapathError> {
-    for name in pins::list(&pins.next_maps())? {
-        let path = pins.next(&name);
-        if names::ALL.contains(&name.as_str()) {
+    for folder in incoming(pins)? {
+        for name in pins::list(&folder)? {
+            let path = folder.join(&name);
             let gone = take_file(&path).map(|_| false);
             removal.note("map", path.display().to_string(), gone);
         }
@@ -274,12 +274,26 @@ fn remove_pins(pins: &Pins, removal: &mut Removal) -> Result<(), DatapathError> 
     Ok(())
 }
 
+/// Directories in which agents prepare maps; nobody else pins anything there.
+fn incoming(pins: &Pins) -> Result<Vec<PathBuf>, DatapathError> {
+    let mut folders = named(pins, UPGRADE_PREFIX)?;
+    folders.push(pins.next_maps());
+    Ok(folders)
+}
+
+/// Directories whose names begin so.
+fn named(pins: &Pins, prefix: &str) -> Result<Vec<PathBuf>, DatapathError> {
+    let names = pins::list(pins.root())?;
+    let ours = names.iter().filter(|name| name.starts_with(prefix));
+    Ok(ours.map(|name| pins.root().join(name)).collect())
+}
+
 /// Removes the directories, and tells what is in them that is not ours.
-fn remove_folders(root: &Path, pins: &Pins, removal: &mut Removal) -> Result<(), DatapathError> {
-    let mut folders = vec![pins.links(), pins.next_maps(), pins.qdiscs()];
-    let names = pins::list(root)?;
-    let layouts = names.iter().filter(|name| name.starts_with(LAYOUT_PREFIX));
-    folders.extend(layouts.map(|name| root.join(name)));
+fn remove_folders(pins: &Pins, removal: &mut Removal) -> Result<(), DatapathError> {
+    let root = pins.root();
+    let mut folders = incoming(pins)?;
+    folders.extend([pins.links(), pins.qdiscs()]);
+    folders.extend(named(pins, LAYOUT_PREFIX)?);
     folders.push(root.to_owned());
     for path in &folders {
         for name in pins::list(path)? {

@@ -23,7 +23,7 @@ use super::batch::Batches;
 use super::cleanup::Cleanup;
 use super::error::DatapathError;
 use super::loader::Clock;
-use super::maps::{Flows, Hash, KernelTables, Raw, failed};
+use super::maps::{Flows, Hash, KernelTables, Raw, failed, is_missing, open_hash};
 use super::pins::Pins;
 use super::sweep::{Moment, STEP_ENTRIES, Sweeper, Timeouts, age_secs, is_done, pair_of};
 use super::written::Store as _;
@@ -113,8 +113,8 @@ impl Drain {
             ),
             established: (Flows::open_v4(&pins)?, Flows::open_v6(&pins)?),
             sockets: [
-                open(&pins, names::SOCKETS_V4)?,
-                open(&pins, names::SOCKETS_V6)?,
+                open::<[u8; 4]>(&pins, names::SOCKETS_V4)?,
+                open::<[u8; 16]>(&pins, names::SOCKETS_V6)?,
             ],
             sweeper: Sweeper::start(&pins, timeouts, tables.meters())?,
         };
@@ -238,10 +238,10 @@ pub(super) fn reopen(pins: &Pins) -> Result<(), DatapathError> {
 
 /// True when some frontend begins no flows, as far as that can be read.
 pub(super) fn is_draining(pins: &Pins) -> bool {
-    let to_serve = |path: &Path, name| {
-        frontends::<[u8; 4]>(path, name, Mark::Serve).is_ok_and(|found| !found.is_empty())
-    };
-    to_serve(&pins.map(names::FRONTENDS_V4), names::FRONTENDS_V4)
+    let (v4, v6) = (names::FRONTENDS_V4, names::FRONTENDS_V6);
+    let v4 = frontends::<[u8; 4]>(&pins.map(v4), v4, Mark::Serve).map(|(_, found)| found.len());
+    let v6 = frontends::<[u8; 16]>(&pins.map(v6), v6, Mark::Serve).map(|(_, found)| found.len());
+    v4.is_ok_and(|marked| marked > 0) || v6.is_ok_and(|marked| marked > 0)
 }
 
 /// Marks all frontends, also in the maps that are to take the place of others: an agent that ended
@@ -269,30 +269,34 @@ where
 {
     // ORDER: all are read first. An entry that is written moves to the front of its bucket, and a walk
     // would meet it again.
-    let found = frontends::<A>(path, name, mark)?;
-    let mut map = Hash::<FrontendKey<A>, Frontend>::open(path).map_err(failed("open", name))?;
+    let (mut map, found) = frontends::<A>(path, name, mark)?;
     for (key, mut frontend) in found.iter().copied() {
         frontend.flags ^= FrontendFlags::DRAINING;
         match map.insert(Raw(key), Raw(frontend), EXIST) {
-            Err(error) if super::maps::is_missing(&error) => {}
+            Err(error) if is_missing(&error) => {}
             other => other.map_err(failed("write", name))?,
         }
     }
     Ok(found.len())
 }
 
-/// The frontends whose mark is to change.
+type Frontends<A> = Hash<FrontendKey<A>, Frontend>;
+type Entries<A> = Vec<(FrontendKey<A>, Frontend)>;
+
+/// The frontends whose mark is to change, and the map that they are in.
 fn frontends<A: Copy>(
     path: &Path,
     name: &'static str,
     mark: Mark,
-) -> Result<Vec<(FrontendKey<A>, Frontend)>, DatapathError>
+) -> Result<(Frontends<A>, Entries<A>), DatapathError>
 where
-    FrontendKey<A>: bytemuck::Pod,
+    FrontendKey<A>: bytemuck::Pod + Send,
 {
-    let map = MapData::from_pin(path).map_err(failed("open", name))?;
+    // ORDER: it checks the sizes of keys and values, which the walk counts on.
+    let map = Frontends::open(path).map_err(failed("open", name))?;
+    let data = MapData::from_pin(path).map_err(failed("open", name))?;
     let mut found = Vec::new();
-    let mut batches = Batches::new(&map, STEP_ENTRIES);
+    let mut batches = Batches::new(&data, STEP_ENTRIES);
     let unread = |source| DatapathError::Batch { map: name, source };
     while let Some((keys, frontends)) = batches.next().map_err(unread)? {
         let entries = keys.iter().copied().zip(frontends.iter().copied());
@@ -300,10 +304,17 @@ where
             frontend.is_draining() == (mark == Mark::Serve)
         }));
     }
-    Ok(found)
+    Ok((map, found))
 }
 
-fn open(pins: &Pins, name: &'static str) -> Result<MapData, DatapathError> {
+/// Opens a table of what sockets were told.
+fn open<A>(pins: &Pins, name: &'static str) -> Result<MapData, DatapathError>
+where
+    SocketKey<A>: bytemuck::Pod,
+    SocketPeer<A>: bytemuck::Pod,
+{
+    // ORDER: as above.
+    drop(open_hash::<SocketKey<A>, SocketPeer<A>>(pins, name)?);
     MapData::from_pin(pins.map(name)).map_err(failed("open", name))
 }
 

@@ -353,6 +353,9 @@ impl Follower {
             }
             Err(error) => warn("read old links", &error),
         }
+        if let Err(error) = self.attacher.forget_qdiscs(&known) {
+            warn("forget old qdiscs", &error);
+        }
         for index in self.ifaces.indices() {
             if !known.contains(&index)
                 && let Err(error) = self.ifaces.remove(index)

@@ -6,7 +6,7 @@
 //! following devices, removing ended flows and making full maps larger; [`KernelTables`] is where
 //! plans are written to.
 //! **Invariant:** all of it outlives the agent. Neither [`Datapath`]'s end nor SIGTERM detaches
-//! anything, and the next agent takes over in place.
+//! anything, and the next agent takes over in place; [`Cleanup`] alone takes it away.
 //! Read next: `loader.rs`, `attach.rs`, `follow.rs`, `grow.rs`.
 
 mod apply;

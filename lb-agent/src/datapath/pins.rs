@@ -22,6 +22,9 @@ use super::shapes::{Found, Shape};
 /// How directories begin that tell the version of the layouts.
 pub(super) const LAYOUT_PREFIX: &str = "layout-";
 
+/// How directories begin whose maps are to take the place of those of an older layout.
+pub(super) const UPGRADE_PREFIX: &str = "upgrade-";
+
 /// The pin directory of one node.
 #[derive(Clone, Debug)]
 pub struct Pins {
@@ -74,6 +77,11 @@ impl Pins {
         Self {
             root: root.to_owned(),
         }
+    }
+
+    /// The directory itself.
+    pub(super) fn root(&self) -> &Path {
+        &self.root
     }
 
     /// Path of the map `name`.
@@ -247,7 +255,7 @@ pub(super) fn create(path: &Path) -> Result<(), DatapathError> {
     })
 }
 
-fn remove(path: &Path) -> Result<(), DatapathError> {
+pub(super) fn remove(path: &Path) -> Result<(), DatapathError> {
     std::fs::remove_dir(path).map_err(|source| DatapathError::Directory {
         what: "remove directory",
         path: path.to_owned(),

@@ -11,7 +11,7 @@ use aya::programs::{LinkOrder, TcAttachType};
 use lb_agent::datapath::{Cleanup, DatapathConfig, Drain, Living, Removal};
 
 use crate::foreign::{DEVICE, POD, Pods, SERVICE, attach_clsact, attach_tcx, publish};
-use crate::support::{Agent, Counter, Pod, filters, on_a_node, socket, tcx};
+use crate::support::{Agent, Counter, Pod, filters, on_a_node, run, socket, tcx};
 
 const OTHER: &str = "pod1";
 
@@ -57,6 +57,16 @@ fn filters_go_with_the_qdisc_that_was_made_for_them_and_those_of_others_stay() {
         let owner = format!("process {} (", std::process::id());
         assert!(refused.contains(&owner), "{refused}");
         assert!(Agent::try_start(config).is_err_and(|e| e.to_string() == refused));
+        // As another container has it.
+        let place = tempfile::tempdir().unwrap();
+        let (from, to) = (bpffs.parent().unwrap(), place.path());
+        run(
+            "mount",
+            &format!("--bind {} {}", from.display(), to.display()),
+        );
+        let elsewhere = Cleanup::begin(&to.join("lb")).err().unwrap().to_string();
+        assert!(elsewhere.contains(&owner), "{elsewhere}");
+        run("umount", &to.display().to_string());
         agent.stop();
         assert!(has_clsact(OTHER) && filters(DEVICE, "ingress").contains("lb_tc"));
 

@@ -145,6 +145,9 @@ pub(crate) fn kube_proxy(node: &Node, services: &[(&Vip, &Pod, u16)]) -> String 
   chain prerouting {{
     type nat hook prerouting priority dstnat; policy accept;
 {rules}  }}
+  chain output {{
+    type nat hook output priority -100; policy accept;
+{rules}  }}
   chain postrouting {{
     type nat hook postrouting priority srcnat; policy accept;
     meta mark & 0x4000 == 0 return

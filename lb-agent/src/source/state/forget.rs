@@ -23,15 +23,15 @@ pub fn forget(folder: &Path) -> Vec<(PathBuf, io::Result<bool>)> {
 }
 
 fn was_there(removed: io::Result<()>) -> io::Result<bool> {
+    // Of a folder: something of others is in it, or a file system is mounted there.
+    let stays = [
+        ErrorKind::NotFound,
+        ErrorKind::DirectoryNotEmpty,
+        ErrorKind::ResourceBusy,
+    ];
     match removed {
-        Ok(()) => Ok(true),
-        Err(error) => match error.kind() {
-            // Of a folder: something of others is in it, or a file system is mounted there.
-            ErrorKind::NotFound | ErrorKind::DirectoryNotEmpty | ErrorKind::ResourceBusy => {
-                Ok(false)
-            }
-            _ => Err(error),
-        },
+        Err(error) if stays.contains(&error.kind()) => Ok(false),
+        other => other.map(|()| true),
     }
 }
 

@@ -3,7 +3,8 @@
 //!
 //! `world.rs` is the world, `flows.rs` single flows and what ends them, `nat.rs` journeys in at one
 //! device and out at another, `admission.rs` who is served, `collisions.rs` flows that want the same
-//! tuple, `select.rs` which backend a flow gets, `sockets.rs` calls of sockets, `properties.rs` and `model.rs` what holds for any
+//! tuple, `draining.rs` frontends that begin no more, `select.rs` which backend a flow gets,
+//! `sockets.rs` calls of sockets, `properties.rs` and `model.rs` what holds for any
 //! sequence of packets.
 //! **Invariant:** every case runs for both families through the same code.
 
