@@ -36,6 +36,7 @@ mod not_ours;
 mod path_mtu;
 mod pod_sockets;
 mod ports;
+mod readme;
 mod reject;
 mod removals;
 mod rules;
