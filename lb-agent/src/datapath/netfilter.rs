@@ -239,7 +239,14 @@ mod tests {
         );
         let dropped: Vec<_> = rules.forward_drop.iter().map(String::as_str).collect();
         assert_eq!(dropped, ["FORWARD (ip table filter)"]);
-        assert!(rules.findings().iter().all(|f| f.health == Health::Less));
+        rules.running = Some(4711);
+        let findings = rules.findings();
+        let [running, others @ ..] = findings.as_slice() else {
+            panic!("{findings:?}");
+        };
+        // It may run, but for what it leaves behind.
+        assert!(running.health == Health::Fine && running.detail.contains("process 4711"));
+        assert!(others.iter().all(|f| f.health == Health::Less));
         assert!(
             Rules::default()
                 .findings()
