@@ -110,15 +110,22 @@ impl Capabilities {
             version: VERSION_3,
             pid: 0,
         };
-        let half = |shift: u32| {
-            let bits = (self.0 >> shift & u64::from(u32::MAX)) as u32;
+        let bytes = self.0.to_ne_bytes();
+        let (first, second) = bytes.split_at(4);
+        let half = |bytes: &[u8]| {
+            let bits = bytes.try_into().map_or(0, u32::from_ne_bytes);
             Data {
                 effective: bits,
                 permitted: bits,
                 inheritable: 0,
             }
         };
-        let data = [half(0), half(32)];
+        // The kernel takes the lower half first.
+        let data = if cfg!(target_endian = "little") {
+            [half(first), half(second)]
+        } else {
+            [half(second), half(first)]
+        };
         // SAFETY: the kernel reads one header and, for this version, two sets, which live so long.
         let done = unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) };
         if done != 0 {

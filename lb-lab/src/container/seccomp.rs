@@ -160,8 +160,11 @@ impl Filter {
     }
 }
 
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "every code of the classic instruction set has fewer than 16 bits"
+)]
 const fn instruction(code: u32, jt: u8, jf: u8, k: u32) -> sock_filter {
-    // Every code of the classic instruction set has fewer than 16 bits.
     let code = code as u16;
     sock_filter { code, jt, jf, k }
 }
@@ -182,8 +185,12 @@ const fn refuse(errno: libc::c_int) -> u32 {
     libc::SECCOMP_RET_ERRNO | errno.cast_unsigned()
 }
 
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "system calls have small numbers"
+)]
 const fn syscall(number: c_long) -> u32 {
-    // System calls have small numbers.
     number as u32
 }
 

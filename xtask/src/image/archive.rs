@@ -154,7 +154,7 @@ fn read(path: &Path, reference: &str, arch: Arch, work: &Path) -> Result<Archive
     })
 }
 
-/// The time that files of the image have: SOURCE_DATE_EPOCH, else the commit's.
+/// The time that files of the image have: `SOURCE_DATE_EPOCH`, else the commit's.
 fn time() -> String {
     let named = std::env::var("SOURCE_DATE_EPOCH").ok();
     named

@@ -37,6 +37,9 @@ pub(crate) struct Image {
     /// The image's name in the archive
     #[arg(long, default_value = concat!("localhost/lb-agent:", env!("CARGO_PKG_VERSION")), value_name = "NAME:TAG")]
     tag: String,
+    /// Pack this static program instead of building one
+    #[arg(long, value_name = "FILE", conflicts_with = "program_only")]
+    program: Option<PathBuf>,
     /// Also run the image's program in the lab, as the chart's container
     #[arg(long, conflicts_with = "program_only")]
     check: bool,
@@ -73,20 +76,11 @@ impl Image {
         } else {
             Scope::Image
         })?;
-        let toolchain = Toolchain::find(arch)?;
-        if process::find_program(&arch.c_compiler()).is_none() {
-            bail!(
-                "a program for {} needs {}: install it",
-                arch.name(),
-                arch.c_compiler()
-            );
-        }
-        let compiler = toolchain.describe();
-        eprintln!("compiler: {compiler}");
         let work = target_dir()?.join("image");
-        let program = program::build(&toolchain, &work)?;
-        let plain = work.join("lb-agent");
-        fs::copy(&program.path, &plain).with_context(|| format!("write {}", plain.display()))?;
+        let (program, compiler) = match &self.program {
+            Some(path) => (program::look_at(path, arch)?, "unknown".to_owned()),
+            None => Self::build(arch, &work)?,
+        };
         let archive = if self.program_only {
             None
         } else {
@@ -98,15 +92,30 @@ impl Image {
             Some(archive) if arch == Arch::own() => Some(say_version(&archive.rootfs)?),
             _ => None,
         };
-        let facts = facts(&program, &plain, archive.as_ref(), version, &compiler);
+        let facts = facts(&program, archive.as_ref(), version, &compiler);
         match self.output {
             Format::Table => print!("{}", render(&rows(&facts))),
-            Format::Json => println!("{}", document(&facts)),
+            Format::Json => println!("{}", document(facts)),
         }
         match &archive {
             Some(archive) if self.check => check(&archive.rootfs.join("lb-agent")),
             _ => Ok(()),
         }
+    }
+
+    /// The program, and who compiled it.
+    fn build(arch: Arch, work: &Path) -> Result<(Program, String)> {
+        let toolchain = Toolchain::find(arch)?;
+        if process::find_program(&arch.c_compiler()).is_none() {
+            bail!(
+                "a program for {} needs {}: install it",
+                arch.name(),
+                arch.c_compiler()
+            );
+        }
+        let compiler = toolchain.describe();
+        eprintln!("compiler: {compiler}");
+        Ok((program::build(&toolchain, work)?, compiler))
     }
 }
 
@@ -124,62 +133,97 @@ fn say_version(rootfs: &Path) -> Result<String> {
     Ok(said)
 }
 
-/// Names and values of what was made; several lines of one value for a person, a list for a program.
-type Facts = Vec<(&'static str, Vec<String>)>;
+/// One thing about what was made, for a person and for a program.
+struct Fact {
+    label: &'static str,
+    /// A line each.
+    text: Vec<String>,
+    key: &'static str,
+    value: Value,
+}
+
+impl Fact {
+    fn new(label: &'static str, key: &'static str, text: impl Into<String>) -> Self {
+        let text = text.into();
+        Self {
+            label,
+            value: json!(text),
+            text: vec![text],
+            key,
+        }
+    }
+
+    fn size(label: &'static str, key: &'static str, bytes: u64) -> Self {
+        Self {
+            label,
+            text: vec![mebibytes(bytes)],
+            key,
+            value: json!(bytes),
+        }
+    }
+
+    fn layers(layers: &[(String, u64)]) -> Self {
+        let text = layers
+            .iter()
+            .map(|(digest, bytes)| format!("{digest}, {}", mebibytes(*bytes)));
+        let values = layers
+            .iter()
+            .map(|(digest, bytes)| json!({"digest": digest, "bytes": bytes}));
+        Self {
+            label: "layers",
+            text: text.collect(),
+            key: "layers",
+            value: values.collect(),
+        }
+    }
+}
 
 fn facts(
     program: &Program,
-    plain: &Path,
     archive: Option<&Archive>,
     version: Option<String>,
     compiler: &str,
-) -> Facts {
-    let one = |text: String| vec![text];
-    let mut facts: Facts = Vec::new();
+) -> Vec<Fact> {
+    let mut facts = Vec::new();
     if let Some(archive) = archive {
-        facts.push(("archive", one(archive.path.display().to_string())));
-        facts.push(("name", one(archive.reference.clone())));
-        facts.push(("size", one(mebibytes(archive.bytes))));
-        facts.push(("digest", one(archive.digest.clone())));
-        let layers = archive.layers.iter();
-        let layers = layers.map(|(digest, bytes)| format!("{digest}, {}", mebibytes(*bytes)));
-        facts.push(("layers", layers.collect()));
+        let path = archive.path.display().to_string();
+        facts.push(Fact::new("archive", "archive", path));
+        facts.push(Fact::new("name", "name", archive.reference.as_str()));
+        facts.push(Fact::size("size", "bytes", archive.bytes));
+        facts.push(Fact::new("digest", "digest", archive.digest.as_str()));
+        facts.push(Fact::layers(&archive.layers));
     }
+    let path = program.path.display().to_string();
+    facts.push(Fact::new("program", "program", path));
+    facts.push(Fact::size("program size", "programBytes", program.bytes));
     let movable = if program.movable {
-        "at any address"
+        "static, loaded at any address"
     } else {
-        "at a fixed address"
+        "static, loaded at a fixed address"
     };
-    facts.push(("program", one(plain.display().to_string())));
-    facts.push(("program size", one(mebibytes(program.bytes))));
-    facts.push(("program kind", one(format!("static, loaded {movable}"))));
-    facts.push(("compiler", one(compiler.to_owned())));
+    facts.push(Fact::new("program kind", "programKind", movable));
+    facts.push(Fact::new("compiler", "compiler", compiler));
     if let Some(version) = version {
-        facts.push(("alone in a root", one(version)));
+        facts.push(Fact::new("alone in a root", "version", version));
     }
     facts
 }
 
-fn rows(facts: &Facts) -> Vec<Vec<String>> {
+fn rows(facts: &[Fact]) -> Vec<Vec<String>> {
     let mut rows = Vec::new();
-    for (name, values) in facts {
-        for (number, value) in values.iter().enumerate() {
-            let name = if number == 0 { *name } else { "" };
-            rows.push(vec![name.to_owned(), value.clone()]);
+    for fact in facts {
+        for (number, line) in fact.text.iter().enumerate() {
+            let label = if number == 0 { fact.label } else { "" };
+            rows.push(vec![label.to_owned(), line.clone()]);
         }
     }
     rows
 }
 
-fn document(facts: &Facts) -> Value {
-    let fields = facts.iter().map(|(name, values)| {
-        let value = match (*name, values.as_slice()) {
-            ("layers", layers) => json!(layers),
-            (_, [value]) => json!(value),
-            (_, values) => json!(values),
-        };
-        (name.replace(' ', "_"), value)
-    });
+fn document(facts: Vec<Fact>) -> Value {
+    let fields = facts
+        .into_iter()
+        .map(|fact| (fact.key.to_owned(), fact.value));
     Value::Object(fields.collect())
 }
 
@@ -218,14 +262,11 @@ mod tests {
 
     #[test]
     fn the_table_has_a_line_for_each_layer() {
-        let facts: Facts = vec![
-            ("layers", vec!["a".into(), "b".into()]),
-            ("digest", vec!["c".into()]),
-        ];
-        assert_eq!(render(&rows(&facts)), "layers  a\n        b\ndigest  c\n");
-        assert_eq!(
-            document(&facts),
-            json!({"layers": ["a", "b"], "digest": "c"})
-        );
+        let layers = Fact::layers(&[("a".into(), 0), ("b".into(), 1 << 20)]);
+        let facts = vec![layers, Fact::size("size", "bytes", 1 << 20)];
+        let table = "layers  a, 0.0 MiB\n        b, 1.0 MiB\nsize    1.0 MiB\n";
+        assert_eq!(render(&rows(&facts)), table);
+        let layers = json!([{"digest": "a", "bytes": 0}, {"digest": "b", "bytes": 1 << 20}]);
+        assert_eq!(document(facts), json!({"layers": layers, "bytes": 1 << 20}));
     }
 }

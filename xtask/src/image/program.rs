@@ -39,7 +39,9 @@ pub(crate) fn build(toolchain: &Toolchain, work: &Path) -> Result<Program> {
     ]);
     run(build.arg("--target-dir").arg(&target))?;
     let built = target.join(toolchain.arch.target()).join("image/lb-agent");
-    look_at(&built, toolchain.arch)
+    let path = work.join("lb-agent");
+    fs::copy(&built, &path).with_context(|| format!("write {}", path.display()))?;
+    look_at(&path, toolchain.arch)
 }
 
 /// Checks that a program is one for `arch` and needs neither an interpreter nor a library.
