@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The agent as the chart's renderings start it: arguments, environment, ConfigMap, capabilities.
+//! The agent as the chart starts it: arguments, environment, configuration, capabilities.
 //!
 //! The renderings are the stored ones, which `cargo xtask helm test` holds against the chart; folders
 //! of the container are a node's own here, and the API server is the lab's.
