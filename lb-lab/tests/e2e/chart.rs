@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The agent as the chart's renderings start it: arguments, environment, ConfigMap, capabilities.
+//! The agent as the chart starts it: arguments, environment, configuration, capabilities.
 //!
 //! The renderings are the stored ones, which `cargo xtask helm test` holds against the chart; folders
 //! of the container are a node's own here, and the API server is the lab's.
@@ -83,7 +83,7 @@ impl Places {
     }
 }
 
-/// A program that becomes the agent as the DaemonSet starts it, whatever its own arguments are.
+/// A program that becomes the agent as the `DaemonSet` starts it, whatever its own arguments are.
 fn container(node: &Node, objects: &[Value], places: &Places, source: &(&str, String)) -> PathBuf {
     let (variable, value) = source;
     let files = of_kind(objects, "ConfigMap")["data"].as_object().unwrap();
@@ -105,26 +105,30 @@ fn container(node: &Node, objects: &[Value], places: &Places, source: &(&str, St
     let added =
         texts(&rights["capabilities"]["add"]).map(|name| format!(",+{}", name.to_lowercase()));
     let added: String = added.collect();
-    let mut script = String::from("#!/bin/sh\n");
+    let mut script = vec!["#!/bin/sh".to_owned()];
     for variable in container["env"].as_array().unwrap() {
-        let value = match variable["valueFrom"]["fieldRef"]["fieldPath"].as_str() {
-            Some("spec.nodeName") => node.name(),
-            Some(other) => panic!("the lab does not know the field {other}"),
-            None => variable["value"].as_str().unwrap(),
-        };
-        script += &format!("export {}='{value}'\n", variable["name"].as_str().unwrap());
+        let field = variable["valueFrom"]["fieldRef"]["fieldPath"].as_str();
+        let given = variable["value"].as_str();
+        let value = given.unwrap_or_else(|| {
+            assert_eq!(field, Some("spec.nodeName"), "the lab knows no other field");
+            node.name()
+        });
+        let name = variable["name"].as_str().unwrap();
+        script.push(format!("export {name}='{value}'"));
     }
     // Where objects come from is the lab's affair; the environment goes before the file.
-    script += &format!("export {variable}='{value}'\n");
-    script +=
-        &format!("exec setpriv --no-new-privs --inh-caps=-all --bounding-set=-all{added} \\\n");
-    script += &format!("  {}", find_binary().unwrap().display());
-    for argument in texts(&container["args"]) {
-        let argument = argument.replace("/etc/lb-agent", &places.folder.display().to_string());
-        script += &format!(" '{argument}'");
-    }
+    script.push(format!("export {variable}='{value}'"));
+    let folder = places.folder.display().to_string();
+    let arguments =
+        texts(&container["args"]).map(|argument| argument.replace("/etc/lb-agent", &folder));
+    let arguments: Vec<_> = arguments.collect();
+    script.push(format!(
+        "exec setpriv --no-new-privs --inh-caps=-all --bounding-set=-all{added} {} {}",
+        find_binary().unwrap().display(),
+        arguments.join(" ")
+    ));
     let program = places.folder.join("container");
-    fs::write(&program, script + "\n").unwrap();
+    fs::write(&program, script.join("\n") + "\n").unwrap();
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
     program
 }

@@ -139,7 +139,8 @@ impl Chart {
         let mut helm = Command::new(&self.helm);
         helm.args(words).current_dir(&self.folder);
         // Nothing of a cluster that this user knows of, nor of plugins.
-        helm.env_remove("KUBECONFIG").env("HELM_NO_PLUGINS", "1");
+        helm.env("KUBECONFIG", "/dev/null")
+            .env("HELM_NO_PLUGINS", "1");
         said(&mut helm)
     }
 
