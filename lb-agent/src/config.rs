@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 /// Where the kernel's maps are pinned unless told otherwise.
 pub const BPFFS_DEFAULT: &str = "/sys/fs/bpf/lb";
 
+/// Where commands that only look find remembered objects unless told otherwise.
+pub const STATE_DIR_DEFAULT: &str = "/var/lib/lb-agent";
+
 /// A setting that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {

@@ -22,6 +22,7 @@ mod grow;
 mod lacking;
 mod legacy;
 mod loader;
+mod look;
 mod maps;
 mod masquerade;
 mod netfilter;
@@ -68,10 +69,13 @@ pub use counters::{ReasonCounters, ServiceCounters};
 pub use devices::{Carries, LinkFacts, Managed, Patterns, PodSource, Role, classify};
 pub use error::DatapathError;
 pub use loader::Clock;
+pub use look::{
+    Fill, Flow, FlowState, FlowVisitor, Look, Masquerades, NodeLook, SocketFlow, look_at_node,
+};
 pub use maps::{Flows, KernelTables};
 pub use pins::Pins;
 pub use ports::{PortRange, SnatPorts};
-pub use probe::{Finding, Health, probe};
+pub use probe::{Finding, Health, disturbances, probe};
 pub use sizes::{Size, Sizes};
 pub use sockets::{SocketConfig, SocketLb, SocketState, learn_netns_cookie, netns_cookie};
 pub use sweep::Timeouts;

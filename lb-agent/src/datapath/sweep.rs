@@ -120,7 +120,7 @@ const fn is_masqueraded<A>(conn: &Conn<A>) -> bool {
 }
 
 /// Seconds since an entry was used. It counts ticks modulo 2^32 and may be younger than `now`.
-fn age_secs(now: u32, last_seen: u32, hz: u32) -> u32 {
+pub(super) fn age_secs(now: u32, last_seen: u32, hz: u32) -> u32 {
     let ticks = now.wrapping_sub(last_seen).cast_signed().max(0);
     ticks.unsigned_abs() / hz.max(1)
 }

@@ -38,3 +38,4 @@ mod rules;
 mod sockets;
 mod traffic;
 mod updates;
+mod verbs;
