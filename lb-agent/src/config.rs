@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// Where the kernel's maps are pinned unless told otherwise.
 pub const BPFFS_DEFAULT: &str = "/sys/fs/bpf/lb";
 
-/// Where the agent's memory is unless told otherwise.
+/// Where other commands find what an agent remembers unless told otherwise.
 pub const STATE_DIR_DEFAULT: &str = "/var/lib/lb-agent";
 
 /// A setting that cannot be used.

@@ -18,11 +18,11 @@ pub enum Class {
 }
 
 macro_rules! reasons {
-    ($($(#[$doc:meta])* $variant:ident = $code:literal, $name:literal, $class:ident;)*) => {
+    ($($(#[doc = $doc:literal])* $variant:ident = $code:literal, $name:literal, $class:ident;)*) => {
         /// Why a packet of ours was not simply translated; the index into `REASONS`.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
         #[repr(u32)]
-        pub enum Reason { $($(#[$doc])* $variant = $code),* }
+        pub enum Reason { $($(#[doc = $doc])* $variant = $code),* }
 
         impl Reason {
             /// Every reason in code order.
@@ -31,6 +31,11 @@ macro_rules! reasons {
             /// The stable name used in tables and metrics.
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$variant => $name),* }
+            }
+
+            /// What it means, for a person: the words that stand at its definition.
+            pub fn meaning(self) -> &'static str {
+                match self { $(Self::$variant => concat!($($doc),*).trim_ascii_start()),* }
             }
 
             /// What becomes of the packet.
@@ -97,6 +102,15 @@ mod tests {
     fn codes_are_their_position_so_that_they_index_the_map() {
         for (index, reason) in Reason::ALL.iter().enumerate() {
             assert_eq!(*reason as usize, index);
+        }
+    }
+
+    #[test]
+    fn every_reason_says_what_it_means_in_a_sentence() {
+        for reason in Reason::ALL {
+            let meaning = reason.meaning();
+            let begins = meaning.starts_with(|c: char| c.is_ascii_uppercase());
+            assert!(begins && meaning.ends_with('.'), "{meaning:?}");
         }
     }
 

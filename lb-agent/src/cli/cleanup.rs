@@ -9,27 +9,19 @@ use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde::Serialize;
 use tabled::builder::Builder;
 use tabled::settings::{Padding, Style};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::output::{self, Output};
 use crate::datapath::{Cleanup, Drain, Living, Removal};
 use crate::source::state;
 use crate::{config, error_chain};
 
 /// Time between two looks at the flows.
 const LOOK: Duration = Duration::from_secs(1);
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum Output {
-    /// For people.
-    #[default]
-    Text,
-    /// For programs.
-    Json,
-}
 
 /// The flags of `cleanup`.
 #[derive(Debug, Args)]
@@ -113,10 +105,9 @@ pub(super) fn cleanup(args: &CleanupArgs) -> Result<(), String> {
     // Also what was done before a failure.
     let text = match args.output {
         Output::Text => text(&report),
-        Output::Json => serde_json::to_string_pretty(&report).map_err(|e| error_chain(&e))? + "\n",
+        Output::Json => output::json(&report)?,
     };
-    let written = std::io::stdout().write_all(text.as_bytes());
-    written.map_err(|e| format!("write what was done: {e}"))?;
+    output::print("what was done", &text)?;
     removed.map_err(|e| error_chain(&e))?;
     match report
         .removal

@@ -3,25 +3,16 @@
 //!
 //! **Invariant:** it works beside a running agent and without one, and changes nothing.
 
-use std::io::Write as _;
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use tabled::builder::Builder;
 use tabled::settings::Style;
 
+use super::output::{self, Output};
 use crate::config;
 use crate::datapath::{Finding, Health, probe};
 use crate::error_chain;
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum Output {
-    /// For people.
-    #[default]
-    Text,
-    /// For programs.
-    Json,
-}
 
 /// The flags of `doctor`.
 #[derive(Debug, Args)]
@@ -42,10 +33,9 @@ pub(super) fn doctor(args: &DoctorArgs) -> Result<(), String> {
     let found = probe(&args.bpffs, cgroup.as_deref());
     let text = match args.output {
         Output::Text => table(&found),
-        Output::Json => serde_json::to_string_pretty(&found).map_err(|e| error_chain(&e))? + "\n",
+        Output::Json => output::json(&found)?,
     };
-    let written = std::io::stdout().write_all(text.as_bytes());
-    written.map_err(|e| format!("write what was found: {e}"))?;
+    output::print("what was found", &text)?;
     let lacking = found.iter().filter(|f| f.health == Health::Lacking).count();
     if lacking > 0 {
         return Err(format!("{lacking} of {} things are lacking", found.len()));

@@ -7,17 +7,30 @@
 #[cfg(test)]
 mod asking;
 mod audits;
+mod backends;
+mod check;
 mod cleanup;
+mod columns;
+mod connections;
+#[cfg(test)]
+mod contract;
 mod describe;
+mod differences;
 mod doctor;
+#[cfg(test)]
+mod fixture;
 mod flags;
 mod health;
 mod healthz;
 mod kernel;
 mod listen;
+mod look;
 mod metrics;
+mod names;
 mod node_state;
+mod objects;
 mod options;
+mod output;
 mod path_counters;
 mod per_backend;
 mod per_service;
@@ -28,8 +41,10 @@ mod progress;
 mod remember;
 mod render;
 mod run;
+mod services;
 mod settings;
 mod source;
+mod stats;
 mod surfaces;
 mod sync_metrics;
 mod text_format;
@@ -71,6 +86,17 @@ enum Command {
     Run(Box<flags::RunArgs>),
     /// Show the tables that manifests lead to, without touching the kernel.
     Plan(plan::PlanArgs),
+    /// Show what clients can dial on this node, from the pinned maps; works while no agent runs.
+    Services(services::ServicesArgs),
+    /// Show where it goes, from the pinned maps; works while no agent runs.
+    Backends(backends::BackendsArgs),
+    /// Show who talks to whom through Services, from the pinned maps; works while no agent runs.
+    Connections(connections::ConnectionsArgs),
+    /// Show what was counted and how full the pinned maps are; works while no agent runs.
+    Stats(stats::StatsArgs),
+    /// Compare the pinned maps with what the API server or manifests ask for, and tell what disturbs
+    /// on this node; exit code 1 if something differs.
+    Check(check::CheckArgs),
     /// Show what this node offers for packets and sockets, and what is lacking; exit code 1 if
     /// something is.
     Doctor(doctor::DoctorArgs),
@@ -123,8 +149,8 @@ impl Cli {
     pub fn log_format(&self) -> LogFormat {
         match &self.command {
             Some(Command::Run(args)) => args.log_format,
-            Some(Command::Plan(_) | Command::Doctor(_) | Command::Cleanup(_)) => LogFormat::Text,
             None => self.run.log_format,
+            Some(_) => LogFormat::Text,
         }
     }
 
@@ -136,6 +162,11 @@ impl Cli {
         let done = match self.command {
             Some(Command::Run(args)) => run::run(&args),
             Some(Command::Plan(args)) => plan::plan(&args),
+            Some(Command::Services(args)) => services::services(&args),
+            Some(Command::Backends(args)) => backends::backends(&args),
+            Some(Command::Connections(args)) => connections::connections(&args),
+            Some(Command::Stats(args)) => stats::stats(&args),
+            Some(Command::Check(args)) => check::check(&args),
             Some(Command::Doctor(args)) => doctor::doctor(&args),
             Some(Command::Cleanup(args)) => cleanup::cleanup(&args),
             None => run::run(&self.run),

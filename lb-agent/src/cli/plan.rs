@@ -4,13 +4,13 @@
 //! It runs the same code as `run` on tables in memory, as after a start on empty tables.
 //! **Invariant:** the plan goes to stdout, everything else to stderr, so the output can be piped.
 
-use std::io::Write as _;
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use super::PlanText;
 use super::options::PlanningArgs;
+use super::output::{self, Output};
 use crate::config;
 use crate::error_chain;
 use crate::model::snapshot::Update;
@@ -18,15 +18,6 @@ use crate::plan::ids::IdLimits;
 use crate::reconcile::{Reconciler, Settings};
 use crate::source::manifests;
 use crate::tables::Memory;
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum Output {
-    /// For people.
-    #[default]
-    Text,
-    /// For programs.
-    Json,
-}
 
 /// The flags of `plan`.
 #[derive(Debug, Args)]
@@ -69,8 +60,7 @@ pub(super) fn plan(args: &PlanArgs) -> Result<(), String> {
     }
     let text = match args.output {
         Output::Text => plan.to_table(),
-        Output::Json => serde_json::to_string_pretty(&plan).map_err(|e| error_chain(&e))? + "\n",
+        Output::Json => output::json(&plan)?,
     };
-    let written = std::io::stdout().write_all(text.as_bytes());
-    written.map_err(|e| format!("write the plan: {e}"))
+    output::print("the plan", &text)
 }

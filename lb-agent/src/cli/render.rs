@@ -58,12 +58,13 @@ struct LookupText {
     slots: BTreeMap<String, u32>,
 }
 
+/// What a scope does, in words.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct PolicyText {
-    list: &'static str,
-    if_empty: &'static str,
-    snat: &'static str,
+pub(super) struct PolicyText {
+    pub(super) list: &'static str,
+    pub(super) if_empty: &'static str,
+    pub(super) snat: &'static str,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -139,14 +140,8 @@ where
         service: name(value.service, ids),
         service_id: value.service,
         generation: value.generation,
-        kind: Kind::from_byte(value.kind).map_or_else(
-            || format!("kind {}", value.kind),
-            |kind| kind_name(kind).to_owned(),
-        ),
-        algorithm: Algorithm::from_byte(value.algorithm).map_or_else(
-            || format!("algorithm {}", value.algorithm),
-            |algorithm| algorithm_name(algorithm).to_owned(),
-        ),
+        kind: kind_text(value.kind),
+        algorithm: algorithm_text(value.algorithm),
         affinity_secs: value.affinity_secs,
         policies: Scope::ALL
             .into_iter()
@@ -194,7 +189,8 @@ where
         .collect()
 }
 
-fn policy(bits: u8) -> PolicyText {
+/// The words for the policy of a scope.
+pub(super) fn policy(bits: u8) -> PolicyText {
     let has = |bit: u8| bits & bit != 0;
     PolicyText {
         list: if has(Policy::LOCAL_LIST) {
@@ -213,6 +209,19 @@ fn policy(bits: u8) -> PolicyText {
             (false, false) => "never",
         },
     }
+}
+
+/// The name of a stored kind.
+pub(super) fn kind_text(byte: u8) -> String {
+    Kind::from_byte(byte).map_or_else(|| format!("kind {byte}"), |kind| kind_name(kind).to_owned())
+}
+
+/// The name of a stored algorithm.
+pub(super) fn algorithm_text(byte: u8) -> String {
+    Algorithm::from_byte(byte).map_or_else(
+        || format!("algorithm {byte}"),
+        |algorithm| algorithm_name(algorithm).to_owned(),
+    )
 }
 
 /// The name of a scope as people read it.

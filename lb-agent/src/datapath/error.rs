@@ -50,6 +50,25 @@ pub enum DatapathError {
         /// The directory asked for.
         path: PathBuf,
     },
+    /// The kernel does not let this process read what is pinned.
+    #[error(
+        "open the maps under {}: not allowed; run it as root, or with CAP_BPF as a user who may read \
+         the files there", path.display()
+    )]
+    NotAllowed {
+        /// The directory asked for.
+        path: PathBuf,
+    },
+    /// One of the maps is not pinned any more.
+    #[error(
+        "open map {map}: it is missing under {}; start `lb-agent run`, which makes it anew", path.display()
+    )]
+    MapMissing {
+        /// The pinned name.
+        map: &'static str,
+        /// The directory asked for.
+        path: PathBuf,
+    },
     /// The pin directory could not be made, read or changed.
     #[error("{what} {}", path.display())]
     Directory {

@@ -27,6 +27,7 @@ mod lacking;
 mod legacy;
 mod link;
 mod loader;
+mod look;
 mod maps;
 mod masquerade;
 mod netfilter;
@@ -81,10 +82,13 @@ pub use drain::{Drain, Living};
 pub use error::DatapathError;
 pub use fill::Fill;
 pub use loader::Clock;
+pub use look::{
+    Flow, FlowState, FlowVisitor, Look, MapFill, Masquerades, NodeLook, SocketFlow, look_at_node,
+};
 pub use maps::{Flows, KernelTables};
 pub use pins::Pins;
 pub use ports::{PortRange, SnatPorts};
-pub use probe::{Finding, Health, probe};
+pub use probe::{Finding, Health, disturbances, probe};
 pub use sizes::{Size, Sizes};
 pub use sockets::{SocketConfig, SocketLb, SocketState, learn_netns_cookie, netns_cookie};
 pub use sweep::Timeouts;

@@ -11,6 +11,7 @@ use aya::sys::{BpfHelper, is_helper_supported, is_program_supported};
 use serde::Serialize;
 
 use super::drain::is_draining;
+use super::look::NodeLook;
 use super::netfilter::Rules;
 use super::owner::owner;
 use super::pins::Pins;
@@ -55,6 +56,26 @@ pub fn probe(bpffs: &Path, cgroup: Option<&Path>) -> Vec<Finding> {
     let mut found = vec![programs(), pins(bpffs)];
     found.extend(sockets::probe(cgroup));
     found.push(sockets::attached(bpffs, cgroup));
+    found.extend(Rules::look().findings());
+    found
+}
+
+/// What disturbs on this node, and what an agent has put in place.
+pub fn disturbances(bpffs: &Path, cgroup: Option<&Path>, node: &NodeLook) -> Vec<Finding> {
+    const WHAT: &str = "devices";
+    let devices = if node.lacking.is_empty() {
+        let detail = format!("programs are at all {} that need them", node.served.len());
+        Finding::new(WHAT, Health::Fine, detail)
+    } else {
+        let lacking: Vec<&str> = node.lacking.iter().map(String::as_str).collect();
+        let detail = format!(
+            "no program at {}: what comes in or goes out there is not served; is the agent running, with \
+             the same --include-interfaces and --exclude-interfaces?",
+            lacking.join(", ")
+        );
+        Finding::new(WHAT, Health::Lacking, detail)
+    };
+    let mut found = vec![devices, sockets::attached(bpffs, cgroup)];
     found.extend(Rules::look().findings());
     found
 }

@@ -82,6 +82,9 @@ pub struct Endpoint {
     pub terminating: bool,
     /// The node it runs on, if it says.
     pub node: Option<String>,
+    /// The pod that it is, if it is one; nothing depends on it, it is for people.
+    #[serde(default)]
+    pub pod: Option<Box<str>>,
     /// Zones that should use it.
     pub zone_hints: BTreeSet<String>,
     /// Nodes that should use it.

@@ -22,6 +22,7 @@ fn endpoint(words: &str) -> (Endpoint, bool) {
         serving: state != "gone" && state != "unready",
         terminating: state == "draining" || state == "published" || state == "gone",
         node: None,
+        pod: None,
         zone_hints: BTreeSet::new(),
         node_hints: BTreeSet::new(),
         weight: 1,

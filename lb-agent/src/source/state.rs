@@ -211,6 +211,12 @@ pub struct Recorded<'a> {
     _backlog: MutexGuard<'a, Backlog>,
 }
 
+/// Reads what is remembered in `folder`, beside an agent that writes there: what it is about to write
+/// may be missing. Nothing is changed.
+pub fn read(folder: &Path) -> Result<Vec<Object>, StateError> {
+    log::objects(folder)
+}
+
 impl State {
     /// Opens the state in `folder`, which is made if it is not there, and gives what it remembers.
     pub fn open(folder: &Path) -> Result<(Self, Vec<Object>), StateError> {

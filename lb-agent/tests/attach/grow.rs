@@ -201,6 +201,7 @@ fn objects(n: u8) -> [Object; 2] {
             serving: true,
             terminating: false,
             node: None,
+            pod: None,
             zone_hints: BTreeSet::new(),
             node_hints: BTreeSet::new(),
             weight: 1,

@@ -174,6 +174,7 @@ pub(crate) fn endpoint(address: &str) -> Endpoint {
         serving: true,
         terminating: false,
         node: None,
+        pod: None,
         zone_hints: BTreeSet::new(),
         node_hints: BTreeSet::new(),
         weight: 1,

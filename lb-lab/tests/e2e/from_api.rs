@@ -104,10 +104,27 @@ fn objects_of_an_api_server_are_served_followed_and_remembered() {
     publish(&server, node, &[&second]);
     wait_for_answer(&client, "second");
 
-    // Neither the server nor the agent is needed for what is in force.
+    let look = |verb: &str, source: [&str; 2]| {
+        let mut command = node.command(&binary).unwrap();
+        command.arg(verb).arg("--bpffs").arg(node.bpffs());
+        let output = command.args(["--node", node.name()]).args(source).output();
+        let output = output.unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{verb}: {errors}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let checked = look("check", ["--api-server", &url]);
+    assert!(checked.starts_with("the maps hold what 1 Services ask for"));
+
+    // Neither the server nor the agent is needed for what is in force, nor for its names.
     server.pause();
     agent.kill().unwrap();
     wait_for_answer(&client, "second");
+    let named = look("services", ["--state-dir", &folder]);
+    assert!(
+        named.contains("\ndefault/web tcp  10.0.1.1:80 TCP"),
+        "{named}"
+    );
 
     // A reboot: programs, maps and flows are gone, the state directory is there.
     std::fs::remove_dir_all(node.bpffs()).unwrap();

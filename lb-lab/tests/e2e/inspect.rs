@@ -19,7 +19,7 @@ pub(crate) const PROGRAMMED: [&str; 5] = [
 ];
 
 /// What bpftool says in JSON.
-fn bpftool(node: &Node, arguments: &str) -> Value {
+pub(crate) fn bpftool(node: &Node, arguments: &str) -> Value {
     let text = node.output(&format!("bpftool -j {arguments}")).unwrap();
     serde_json::from_str(&text).unwrap()
 }

@@ -43,3 +43,4 @@ mod rules;
 mod sockets;
 mod traffic;
 mod updates;
+mod verbs;

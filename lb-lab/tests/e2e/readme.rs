@@ -27,7 +27,10 @@ const PAGES: [(&str, &str); 5] = [
         "lb-agent/README.md",
         include_str!("../../../lb-agent/README.md"),
     ),
-    ("lb-ebpf/README.md", include_str!("../../../lb-ebpf/README.md")),
+    (
+        "lb-ebpf/README.md",
+        include_str!("../../../lb-ebpf/README.md"),
+    ),
 ];
 /// Where the pages say that maps are pinned.
 const PINS: &str = "/sys/fs/bpf/lb";

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Connected sockets of UDP in one network namespace: lists them, and ends single ones.
+//! Sockets of one network namespace: lists them, and ends single ones of UDP that are connected.
 //!
 //! Two requests of `NETLINK_SOCK_DIAG` (`include/uapi/linux/inet_diag.h`), written here because the crate
 //! for them, `netlink-packet-sock-diag` 0.5, cannot say `SOCK_DESTROY`.
 //! **Invariant:** a socket is ended by its addresses and its cookie as the kernel told them, so another
 //! one that has taken its place is not.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -24,6 +25,11 @@ const CONNECTED: u32 = 1 << 1;
 /// Where `struct inet_diag_sockid` begins in what the kernel tells of a socket, and its length.
 const ID_AT: usize = 4;
 const ID: usize = 48;
+/// Any state that a socket may be in.
+const ANY: u32 = u32::MAX;
+/// Where the local port and address begin.
+const LOCAL_PORT: usize = 0;
+const LOCAL: usize = 4;
 /// Where the parts of an id begin: remote port, remote address, cookie. Before them are the local port
 /// and, from 4 on, the local address; the interface is before the cookie.
 const REMOTE_PORT: usize = 2;
@@ -39,21 +45,31 @@ pub(super) enum Family {
     Inet6 = 10,
 }
 
-/// A connected socket.
+/// A socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct UdpSocket {
+pub(super) struct DiagSocket {
     family: Family,
     /// A `struct inet_diag_sockid`, as the kernel told it.
     id: [u8; ID],
 }
 
-impl UdpSocket {
+impl DiagSocket {
     /// Whom it talks to; IPv4 within IPv6 is IPv4, as it is to the programs at the socket.
     pub(super) fn remote(&self) -> SocketAddr {
         let port = u16::from_be_bytes(part(&self.id, REMOTE_PORT));
         let address: IpAddr = match self.family {
             Family::Inet => part::<4>(&self.id, REMOTE).into(),
             Family::Inet6 => Ipv6Addr::from(part::<16>(&self.id, REMOTE)).to_canonical(),
+        };
+        SocketAddr::new(address, port)
+    }
+
+    /// Its own address, likewise.
+    pub(super) fn local(&self) -> SocketAddr {
+        let port = u16::from_be_bytes(part(&self.id, LOCAL_PORT));
+        let address: IpAddr = match self.family {
+            Family::Inet => part::<4>(&self.id, LOCAL).into(),
+            Family::Inet6 => Ipv6Addr::from(part::<16>(&self.id, LOCAL)).to_canonical(),
         };
         SocketAddr::new(address, port)
     }
@@ -77,24 +93,38 @@ impl Diag {
 
     /// Tells of every connected socket of UDP of a family. Those that connect or close meanwhile may or
     /// may not be among them. Costs a look at each socket of UDP in the namespace.
-    pub(super) fn list(
+    pub(super) fn list(&mut self, family: Family, each: impl FnMut(DiagSocket)) -> io::Result<()> {
+        let what = (proto::UDP, CONNECTED);
+        self.send(BY_FAMILY, REQUEST | DUMP, what, family, &[0; ID])?;
+        self.told(family, each)
+    }
+
+    /// Tells of every socket of a protocol and family, whatever its state.
+    pub(super) fn list_all(
         &mut self,
+        protocol: u8,
         family: Family,
-        mut each: impl FnMut(UdpSocket),
+        each: impl FnMut(DiagSocket),
     ) -> io::Result<()> {
-        self.send(BY_FAMILY, REQUEST | DUMP, family, &[0; ID])?;
+        let what = (protocol, ANY);
+        self.send(BY_FAMILY, REQUEST | DUMP, what, family, &[0; ID])?;
+        self.told(family, each)
+    }
+
+    fn told(&mut self, family: Family, mut each: impl FnMut(DiagSocket)) -> io::Result<()> {
         self.0.receive(BY_FAMILY, |told| {
             if told.first() == Some(&(family as u8)) {
                 let id = part(told, ID_AT);
-                each(UdpSocket { family, id });
+                each(DiagSocket { family, id });
             }
         })
     }
 
     /// Ends a socket: who waits on it or uses it next gets `ECONNABORTED`, and it is connected no longer.
     /// False when it has gone or talks to another one by now.
-    pub(super) fn destroy(&mut self, socket: &UdpSocket) -> io::Result<bool> {
-        self.send(DESTROY, REQUEST | ACK, socket.family, &socket.id)?;
+    pub(super) fn destroy(&mut self, socket: &DiagSocket) -> io::Result<bool> {
+        let what = (proto::UDP, CONNECTED);
+        self.send(DESTROY, REQUEST | ACK, what, socket.family, &socket.id)?;
         match self.0.receive(DESTROY, |_| {}) {
             Ok(()) => Ok(true),
             Err(error) if error.raw_os_error() == Some(Errno::ENOENT as i32) => Ok(false),
@@ -102,13 +132,35 @@ impl Diag {
         }
     }
 
-    /// Sends a `struct inet_diag_req_v2`.
-    fn send(&mut self, kind: u16, flags: u16, family: Family, id: &[u8; ID]) -> io::Result<()> {
-        let mut body = vec![family as u8, proto::UDP, 0, 0];
-        body.extend(CONNECTED.to_ne_bytes());
+    /// Sends a `struct inet_diag_req_v2` about sockets of a protocol in these states.
+    fn send(
+        &mut self,
+        kind: u16,
+        flags: u16,
+        (protocol, states): (u8, u32),
+        family: Family,
+        id: &[u8; ID],
+    ) -> io::Result<()> {
+        let mut body = vec![family as u8, protocol, 0, 0];
+        body.extend(states.to_ne_bytes());
         body.extend(id);
         self.0.send(kind, flags, &body)
     }
+}
+
+/// The addresses of all sockets of TCP and UDP in the calling thread's network namespace, by the numbers
+/// that the programs at the socket know them by.
+pub(in crate::datapath) fn local_addresses() -> io::Result<BTreeMap<u64, SocketAddr>> {
+    let mut diag = Diag::open()?;
+    let mut found = BTreeMap::new();
+    for protocol in [proto::TCP, proto::UDP] {
+        for family in [Family::Inet, Family::Inet6] {
+            diag.list_all(protocol, family, |socket| {
+                found.insert(socket.cookie(), socket.local());
+            })?;
+        }
+    }
+    Ok(found)
 }
 
 #[cfg(test)]
@@ -130,13 +182,13 @@ mod tests {
     #[test]
     fn ipv4_within_ipv6_is_ipv4() {
         let within: Ipv6Addr = "::ffff:10.244.0.5".parse().unwrap();
-        let socket = UdpSocket {
+        let socket = DiagSocket {
             family: Family::Inet6,
             id: id(53, &within.octets(), 0x1_0000_0002),
         };
         assert_eq!(socket.remote(), "10.244.0.5:53".parse().unwrap());
         assert_eq!(socket.cookie(), 0x1_0000_0002);
-        let socket = UdpSocket {
+        let socket = DiagSocket {
             family: Family::Inet,
             id: id(53, &[10, 244, 0, 5], 7),
         };

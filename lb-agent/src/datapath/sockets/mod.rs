@@ -32,6 +32,7 @@ use crate::error_chain;
 use namespaces::Namespaces;
 use stale::Stale;
 
+pub(super) use diag::local_addresses;
 pub(super) use hooks::{PROGRAMS, SocketHooks, fresh_pin};
 pub(super) use namespaces::PodLearner;
 pub(super) use probe::{attached, probe};

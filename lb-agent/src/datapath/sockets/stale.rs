@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use lb_common::abi::names;
 use nix::errno::Errno;
 
-use super::diag::{Diag, Family, UdpSocket};
+use super::diag::{Diag, DiagSocket, Family};
 use super::namespaces::{Namespaces, Places};
 use super::peers::Peers;
 use super::pods::Visitor;
@@ -249,7 +249,7 @@ impl Scanner {
         Ok(())
     }
 
-    fn is_stale(&self, socket: &UdpSocket) -> Result<bool, DatapathError> {
+    fn is_stale(&self, socket: &DiagSocket) -> Result<bool, DatapathError> {
         match socket.remote() {
             SocketAddr::V4(to) => self
                 .v4
@@ -261,7 +261,7 @@ impl Scanner {
     }
 
     /// Ends a socket that was stale a moment ago; false when it is not any more, or is gone.
-    fn end(&mut self, diag: &mut Diag, socket: &UdpSocket) -> Result<bool, DatapathError> {
+    fn end(&mut self, diag: &mut Diag, socket: &DiagSocket) -> Result<bool, DatapathError> {
         if !self.is_stale(socket)? {
             return Ok(false);
         }

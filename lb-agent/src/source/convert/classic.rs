@@ -55,6 +55,7 @@ pub(crate) fn endpoints(object: &core::Endpoints) -> Result<(ServiceKey, Vec<End
                 };
                 let endpoint = Endpoint {
                     weight: weights.of(&address),
+                    pod: super::pod_name(item.target_ref.as_ref()),
                     ..classic_endpoint(address, ready, item.node_name.clone())
                 };
                 by_family
@@ -96,6 +97,7 @@ fn classic_endpoint(address: IpAddr, ready: bool, node: Option<String>) -> Endpo
         serving: ready,
         terminating: false,
         node,
+        pod: None,
         zone_hints: BTreeSet::new(),
         node_hints: BTreeSet::new(),
         weight: WEIGHT_DEFAULT,

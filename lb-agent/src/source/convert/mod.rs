@@ -227,10 +227,17 @@ fn slice_endpoint(field: &str, item: &discovery::Endpoint, family: IpFamily) -> 
         serving: conditions.serving.unwrap_or(true),
         terminating: conditions.terminating.unwrap_or(false),
         node: item.node_name.clone(),
+        pod: pod_name(item.target_ref.as_ref()),
         zone_hints: zones.collect(),
         node_hints: nodes.collect(),
         weight: WEIGHT_DEFAULT,
     })
+}
+
+/// The pod that an endpoint refers to; it may also refer to something else.
+fn pod_name(target: Option<&core::ObjectReference>) -> Option<Box<str>> {
+    let target = target.filter(|target| target.kind.as_deref() == Some("Pod"))?;
+    target.name.as_deref().map(Box::from)
 }
 
 /// A Node.

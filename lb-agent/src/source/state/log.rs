@@ -100,6 +100,15 @@ impl Reading {
     }
 }
 
+/// The objects of the file in `folder`.
+pub(super) fn objects(folder: &Path) -> Result<Vec<Object>, StateError> {
+    let path = folder.join(FILE);
+    let reading = File::open(&path).and_then(|file| read(&file, &path));
+    let (reading, _) = reading.map_err(|source| StateError::File { path, source })?;
+    let living = reading.known.into_values();
+    Ok(living.map(|(_, object)| object).collect())
+}
+
 impl Log {
     /// Opens the file in `folder`, or begins one, and gives the objects that are in it.
     pub(super) fn open(folder: &Path) -> Result<(Self, Vec<Object>), StateError> {
