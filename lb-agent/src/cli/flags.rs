@@ -62,7 +62,7 @@ pub(super) struct RunArgs {
     /// Seconds between two audits of the maps, which mend what others have changed; 0 for none.
     #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
     pub(super) audit_interval: u64,
-    /// Where to answer /healthz and /livez, as load balancers and autoscalers ask kube-proxy; [::] is
+    /// Where to answer /healthz and /livez, as load balancers and autoscalers ask kube-proxy; `[::]` is
     /// all addresses of both families, or of IPv4 alone where the node has no other; `none` for nowhere.
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "[::]:10256",
           value_parser = parse_bind_address)]

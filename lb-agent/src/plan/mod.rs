@@ -97,6 +97,7 @@ impl NoLocal {
     }
 
     /// What it takes to get from `other` to this.
+    #[must_use]
     pub fn minus(&self, other: &Self) -> Self {
         let minus = |a: [i64; 2], b: [i64; 2]| [a[0] - b[0], a[1] - b[1]];
         Self {

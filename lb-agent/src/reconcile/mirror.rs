@@ -232,3 +232,33 @@ impl Mirror {
         self.share(&self.parts.keys().copied().collect())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use lb_common::abi::{List, SlotKey};
+
+    use super::*;
+
+    #[test]
+    fn entries_are_counted_as_they_come_and_go() {
+        let mut mirror = Mirror::default();
+        let slots = |mirror: &Mirror| {
+            let entries = mirror.entries();
+            let found = entries.iter().find(|(name, _)| *name == names::SLOTS);
+            found.unwrap().1
+        };
+        let key = |slot| SlotKey::new(7, List::Cluster, slot);
+        for (op, count) in [
+            (Op::PutSlot(key(0), 1), 1),
+            (Op::PutSlot(key(1), 1), 2),
+            (Op::PutSlot(key(0), 5), 2),
+            (Op::DeleteSlot(key(3)), 2),
+            (Op::DeleteSlot(key(0)), 1),
+            (Op::DeleteSlot(key(0)), 1),
+            (Op::DeleteSlot(key(1)), 0),
+        ] {
+            mirror.apply(&op);
+            assert_eq!(slots(&mirror), count, "{op:?}");
+        }
+    }
+}

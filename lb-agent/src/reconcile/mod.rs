@@ -81,6 +81,10 @@ pub struct Outcome {
 
 /// The state of the control plane of one node.
 #[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact of its own, and any may go with any"
+)]
 pub struct Reconciler {
     settings: Settings,
     index: Index,

@@ -199,3 +199,23 @@ fn a_slice_of_names_is_no_reason_to_ignore_classic_endpoints() {
     let snapshot = index.snapshot(&key("a")).unwrap();
     assert!(snapshot.endpoints_ignored && !snapshot.slices.contains(&&classic));
 }
+
+#[test]
+fn a_node_that_leaves_has_nothing_planned_anew() {
+    let mut index = Index::new("this-node");
+    let service = Object::Service(Service {
+        key: key("a"),
+        ..Service::default()
+    });
+    index.update(Update::reset(vec![service, node("east")]));
+    let leaves = |zone: &str, leaving: bool| {
+        let Object::Node(node) = node(zone) else {
+            unreachable!("it is one");
+        };
+        let node = Node { leaving, ..node };
+        Update::Changes(vec![Change::Apply(Object::Node(node))])
+    };
+    assert_eq!(index.update(leaves("east", true)), keys(&[]));
+    assert!(index.node().is_some_and(|node| node.leaving));
+    assert_eq!(index.update(leaves("west", true)), keys(&["a"]));
+}

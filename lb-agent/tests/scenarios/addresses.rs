@@ -34,6 +34,7 @@ fn objects() -> Vec<Object> {
 
 fn node(pod_cidrs: &[&str]) -> Node {
     Node {
+        leaving: false,
         name: "node-a".to_owned(),
         addresses: vec!["192.0.2.1".parse().unwrap()],
         pod_cidrs: pod_cidrs

@@ -17,6 +17,7 @@ fn bench() -> (Bench, Service) {
     web.external_ips = vec![[198, 51, 100, 7].into()];
     web.load_balancer_ips = vec![[203, 0, 113, 5].into()];
     bench.apply(Object::Node(Node {
+        leaving: false,
         name: "node-a".to_owned(),
         addresses: vec![[192, 0, 2, 10].into()],
         pod_cidrs: Vec::new(),
@@ -153,6 +154,7 @@ fn the_label_of_a_zone_that_comes_and_goes_is_followed() {
     bench.apply(Object::EndpointSlice(hinted));
     let unhinted = bench.text_without_ids();
     let mut node = Node {
+        leaving: false,
         name: "node-a".to_owned(),
         addresses: vec![[192, 0, 2, 10].into()],
         pod_cidrs: Vec::new(),

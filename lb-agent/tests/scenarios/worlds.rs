@@ -248,6 +248,7 @@ fn node() -> impl Strategy<Value = Node> {
     let zone = select(vec![None, Some("zone-1".to_owned())]);
     let cidrs = vec![vec![], vec!["10.244.0.0/24".parse().unwrap()]];
     (addresses, zone, select(cidrs)).prop_map(|(addresses, zone, pod_cidrs)| Node {
+        leaving: false,
         name: "node-a".to_owned(),
         addresses,
         pod_cidrs,

@@ -69,7 +69,7 @@ fn wait_for_status(node: &Node, path: &str, wanted: u16) {
     }
 }
 
-fn publish_node(server: &ApiServer, node: &Node, metadata: Value, spec: Value) {
+fn publish_node(server: &ApiServer, node: &Node, metadata: &Value, spec: &Value) {
     let mut object =
         json!({"apiVersion": "v1", "kind": "Node", "metadata": metadata, "spec": spec});
     object["metadata"]["name"] = node.name().into();
@@ -78,7 +78,7 @@ fn publish_node(server: &ApiServer, node: &Node, metadata: Value, spec: Value) {
 
 /// A Service of a load balancer with one endpoint on this node, and one whose endpoint is elsewhere.
 fn publish(server: &ApiServer, node: &Node) {
-    publish_node(server, node, json!({}), json!({}));
+    publish_node(server, node, &json!({}), &json!({}));
     for (number, name, check, at) in [
         (1, "web", CHECK_PORT, node.name()),
         (2, "far", CHECK_PORT + 1, "elsewhere"),
@@ -192,7 +192,7 @@ fn health_is_told_as_kube_proxy_tells_it(server: &ApiServer, node: &Node) {
 
     let taint =
         json!({"key": "ToBeDeletedByClusterAutoscaler", "effect": "NoSchedule", "value": "1"});
-    publish_node(server, node, json!({}), json!({"taints": [taint]}));
+    publish_node(server, node, &json!({}), &json!({"taints": [taint]}));
     wait_for_status(node, "/healthz", 503);
     assert_eq!(
         ask(node, 10_256, "/healthz").unwrap().json()["nodeEligible"],
@@ -204,17 +204,17 @@ fn health_is_told_as_kube_proxy_tells_it(server: &ApiServer, node: &Node) {
         Some(200),
         "what is here serves on"
     );
-    publish_node(server, node, json!({}), json!({}));
+    publish_node(server, node, &json!({}), &json!({}));
     wait_for_status(node, "/healthz", 200);
     let ending = json!({"deletionTimestamp": "2026-01-01T00:00:00Z"});
-    publish_node(server, node, ending, json!({}));
+    publish_node(server, node, &ending, &json!({}));
     wait_for_status(node, "/healthz", 503);
-    publish_node(server, node, json!({}), json!({}));
+    publish_node(server, node, &json!({}), &json!({}));
     wait_for_status(node, "/healthz", 200);
     server.delete(Resource::Node, "", node.name()).unwrap();
     wait_for_status(node, "/healthz", 503);
     assert_eq!(status(node, 10_256, "/livez"), Some(200));
-    publish_node(server, node, json!({}), json!({}));
+    publish_node(server, node, &json!({}), &json!({}));
     wait_for_status(node, "/healthz", 200);
 }
 

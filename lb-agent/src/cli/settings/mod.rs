@@ -25,10 +25,10 @@ pub use schema::config_schema;
 /// What `--help` says about all flags.
 pub(super) const HELP: &str = "\
 Environment and file:
-  Each flag of `run` may be given by a variable too: LB_ and its name, as LB_SOCKET_LB for --socket-lb
-  (several values with commas), or by the file of --config or LB_CONFIG, a mapping in YAML: its name
-  again, as socketLb (several values as a list). A flag comes before its variable, that before the file.
-  LB_LOG chooses what is logged (lb_agent=debug for more).";
+  Each flag of `run` may be given by a variable, LB_ and its name (LB_SOCKET_LB for
+  --socket-lb; several values with commas), or in the file of --config or LB_CONFIG: YAML with
+  its name as a key (socketLb; several values as a list). A flag comes before its variable,
+  that before the file. LB_LOG chooses what is logged (lb_agent=debug for more).";
 
 /// What tells other verbs where to look, too.
 const PLACES: [&str; 4] = ["bpffs", "cgroup", "state_dir", "node"];

@@ -169,3 +169,46 @@ fn a_slice_that_cannot_be_read_still_names_its_service_where_it_can() {
         assert_eq!(service(&odd), None, "{label}");
     }
 }
+
+#[test]
+fn a_node_that_is_deleted_or_about_to_be_removed_leaves() {
+    let taint =
+        |key: &str| format!(r#","spec":{{"taints":[{{"key":"{key}","effect":"NoSchedule"}}]}}"#);
+    let deleted = r#","deletionTimestamp":"2026-11-22T00:00:00Z""#;
+    for (meta, rest, leaving) in [
+        ("", String::new(), false),
+        (deleted, String::new(), true),
+        ("", taint("ToBeDeletedByClusterAutoscaler"), true),
+        ("", taint("node.kubernetes.io/unschedulable"), false),
+    ] {
+        let object = format!(r#"{{"metadata":{{"name":"n"{meta}}}{rest}}}"#);
+        let line = format!(r#"{{"type":"ADDED","object":{object}}}"#);
+        let Event::Applied(item, _) = event::<Node>(line.as_bytes()).unwrap() else {
+            panic!("{line}");
+        };
+        let Ok(Some(Object::Node(node))) = item.object else {
+            panic!("{line}: {:?}", item.object);
+        };
+        assert_eq!(node.leaving, leaving, "{line}");
+    }
+}
+
+#[test]
+fn a_slice_tells_when_it_was_triggered() {
+    let annotated = |time: &str| {
+        let key = "endpoints.kubernetes.io/last-change-trigger-time";
+        let annotations = format!(r#""annotations":{{"{key}":"{time}"}}"#);
+        let object = SLICE.replace(r#""annotations":null"#, &annotations);
+        let (item, _) = applied(&format!(r#"{{"type":"ADDED","object":{object}}}"#));
+        let Ok(Some(Object::EndpointSlice(slice))) = item.object else {
+            panic!("{object}: {:?}", item.object);
+        };
+        slice.triggered_micros
+    };
+    assert_eq!(annotated("1970-01-01T00:00:01.5Z"), Some(1_500_000));
+    assert_eq!(
+        annotated("yesterday"),
+        None,
+        "no reason to refuse the slice"
+    );
+}
