@@ -55,7 +55,7 @@ pub(crate) struct Filter {
 
 #[derive(Subcommand)]
 enum Level {
-    /// Everything below except soak, vm and fresh, and the chart; what no level at all means, too
+    /// Everything below except soak, vm and fresh; what no level at all means, too
     All(Filter),
     /// Pure functions: tables and property tests beside the code, examples in the documentation
     Unit(Filter),
@@ -65,6 +65,8 @@ enum Level {
     Bpf(Filter),
     /// Clusters of network namespaces with real sockets (needs root)
     Net(Filter),
+    /// The chart, as `cargo xtask helm test` looks at it
+    Helm,
     /// The net level with long runs; no part of `all`
     Soak(Filter),
     /// SCTP and VLANs on other kernels, in virtual machines; no part of `all`
@@ -157,6 +159,10 @@ impl Test {
             Some(Level::Golden(filter)) => stages(&[GOLDEN], filter, false),
             Some(Level::Bpf(filter)) => stages(&[BPF], filter, false),
             Some(Level::Net(filter)) => stages(&[NET], filter, false),
+            Some(Level::Helm) => {
+                doctor::prepare(Scope::Helm)?;
+                report(&[("helm", chart()?)])
+            }
             Some(Level::Soak(filter)) => stages(&[NET], filter, true),
             Some(Level::Vm(vm)) => vm.run(),
             Some(Level::Fresh(fresh)) => fresh.run(),
