@@ -33,9 +33,9 @@ default/web http 10.244.0.5:9376 TCP serving 1 0 0 web-7d4b9c-xk2p9 node-b
 default/web http 10.244.0.6:9376 TCP serving 1 0 7 web-7d4b9c-9qq4w node-b
 default/web http 10.244.0.7:9376 TCP serving 1 0 0 - node-b
 default/web http [fd00:10:244::5]:9376 TCP serving 1 0 0 web-7d4b9c-xk2p9 node-b
-monitoring/prometheus-kube-prometheus-alertmanager mesh 10.244.0.9:9094 UDP serving 1 1 0 alertmanager-0 node-a (this node)
-monitoring/prometheus-kube-prometheus-alertmanager mesh 10.244.1.9:9094 UDP serving 1 0 0 alertmanager-1 node-b
-monitoring/prometheus-kube-prometheus-alertmanager mesh 10.244.1.10:9094 UDP terminating 0 0 0 alertmanager-2 node-b
+monitoring/prometheus-main-prometheus-alertmanager mesh 10.244.0.9:9094 UDP serving 1 1 0 alertmanager-0 node-a (this node)
+monitoring/prometheus-main-prometheus-alertmanager mesh 10.244.1.9:9094 UDP serving 1 0 0 alertmanager-1 node-b
+monitoring/prometheus-main-prometheus-alertmanager mesh 10.244.1.10:9094 UDP terminating 0 0 0 alertmanager-2 node-b
 ";
     let expected: Vec<Vec<&str>> = expected
         .lines()

@@ -96,7 +96,7 @@ fn what_a_frontend_and_a_backend_say_is_compared_without_stamps() {
         [
             "default/web frontend [fd00:10:0:1::175]:80 TCP different affinity seconds 60 instead of 0, \
              pod local/reject/snat never instead of cluster/reject/snat never",
-            "monitoring/prometheus-kube-prometheus-alertmanager backend 10.244.1.10:9094 different \
+            "monitoring/prometheus-main-prometheus-alertmanager backend 10.244.1.10:9094 different \
              serving instead of terminating",
         ]
     );

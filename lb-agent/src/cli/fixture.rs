@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Tables for the tests of the verbs that look at them: planned from a few objects, as `run` does.
+//!
+//! **Invariant:** one Service is plain and of both families, the other has all that can be unusual. Next:
+//! `services_tests.rs`, `differences_tests.rs`.
 
 use std::net::IpAddr;
 
@@ -47,7 +50,7 @@ endpoints:
 apiVersion: v1
 kind: Service
 metadata:
-  name: prometheus-kube-prometheus-alertmanager
+  name: prometheus-main-prometheus-alertmanager
   namespace: monitoring
   annotations: {lb-agent/algorithm: maglev}
 spec:
@@ -64,7 +67,7 @@ kind: EndpointSlice
 metadata:
   name: alertmanager-1
   namespace: monitoring
-  labels: {kubernetes.io/service-name: prometheus-kube-prometheus-alertmanager}
+  labels: {kubernetes.io/service-name: prometheus-main-prometheus-alertmanager}
 addressType: IPv4
 ports: [{name: mesh, port: 9094, protocol: UDP}]
 endpoints:

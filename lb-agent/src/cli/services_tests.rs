@@ -25,9 +25,9 @@ fn services_align_and_tell_only_what_is_unusual() {
 SERVICE                                                  FRONTEND                   KIND          BACKENDS  LOCAL   OPENED  REJECTED  NOTES
 default/web http                                         10.0.1.175:80 TCP          ClusterIP            3      0  1234567         1
 default/web http                                         [fd00:10:0:1::175]:80 TCP  ClusterIP            1      0  1234567         2
-monitoring/prometheus-kube-prometheus-alertmanager mesh  10.0.44.201:9094 UDP       ClusterIP            2      1  1234567         3  maglev, affinity 10800 s
-monitoring/prometheus-kube-prometheus-alertmanager mesh  203.0.113.9:9094 UDP       LoadBalancer         2      1  1234567         3  maglev, affinity 10800 s, from 10.0.0.0/8, external: local list, pod: snat never
-monitoring/prometheus-kube-prometheus-alertmanager mesh  192.168.50.10:30094 UDP    NodePort             2      1  1234567         3  maglev, affinity 10800 s, external: local list, pod: snat never
+monitoring/prometheus-main-prometheus-alertmanager mesh  10.0.44.201:9094 UDP       ClusterIP            2      1  1234567         3  maglev, affinity 10800 s
+monitoring/prometheus-main-prometheus-alertmanager mesh  203.0.113.9:9094 UDP       LoadBalancer         2      1  1234567         3  maglev, affinity 10800 s, from 10.0.0.0/8, external: local list, pod: snat never
+monitoring/prometheus-main-prometheus-alertmanager mesh  192.168.50.10:30094 UDP    NodePort             2      1  1234567         3  maglev, affinity 10800 s, external: local list, pod: snat never
 ";
     assert_eq!(shown().to_table(LIMIT), expected);
     for width in [80, 120] {

@@ -210,3 +210,35 @@ fn is_refused(error: &(dyn std::error::Error + 'static)) -> bool {
     let number = os_error(error).map(Errno::from_raw);
     matches!(number, Some(Errno::EPERM | Errno::EACCES))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lb_common::abi::LAYOUT_VERSION;
+
+    /// The refusal of a directory in which these are pinned.
+    fn refusal(layout: u32, pinned: &[&str]) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join(format!("layout-{layout}"))).unwrap();
+        for name in pinned {
+            std::fs::write(folder.path().join(name), "").unwrap();
+        }
+        Look::open(folder.path()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn pins_that_cannot_be_read_are_refused_with_what_to_do() {
+        let nothing = refusal(LAYOUT_VERSION, &[]);
+        assert!(
+            nothing.contains("start `lb-agent run`, or let --bpffs"),
+            "{nothing}"
+        );
+        let other = refusal(LAYOUT_VERSION + 1, &[names::SLOTS]);
+        assert!(other.contains("run the version that made them"), "{other}");
+        let one = refusal(LAYOUT_VERSION, &[names::SLOTS]);
+        assert!(
+            one.starts_with("open map FRONTENDS_V4: it is missing under"),
+            "{one}"
+        );
+    }
+}
