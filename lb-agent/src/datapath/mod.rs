@@ -20,6 +20,7 @@ mod facts;
 mod follow;
 mod grow;
 mod lacking;
+mod layouts;
 mod legacy;
 mod loader;
 mod maps;
@@ -37,6 +38,8 @@ mod sizes;
 mod sockets;
 mod sweep;
 mod traffic;
+#[cfg(feature = "layout-next")]
+mod upgrade;
 mod versions;
 mod view;
 mod written;
@@ -194,6 +197,8 @@ impl Datapath {
             sizes: config.sizes,
             settings: loader::settings(&config.masquerade, config.timeouts, sockets)?,
         };
+        #[cfg(feature = "layout-next")]
+        upgrade::run(&pins, &wanted, !config.clsact_only).await?;
         let ebpf = loader::load(&pins, &wanted)?;
         let mut tables = KernelTables::open_pins(&pins)?;
         let sweeper = Sweeper::start(&pins, config.timeouts, tables.meters())?;
