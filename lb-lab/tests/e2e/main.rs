@@ -36,5 +36,7 @@ mod reject;
 mod removals;
 mod rules;
 mod sockets;
+mod steady;
 mod traffic;
 mod updates;
+mod upgrades;
