@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use lb_lab::agent::{READY_MAX, find_binary};
+use lb_lab::agent::find_binary;
 use lb_lab::{Agent, Host, Lab, Place, Pod};
 
 use crate::cluster::{Cluster, TARGET, Vip, pause};
@@ -23,6 +23,8 @@ const NODE_PORT: u16 = 30_050;
 /// Rounds of each test; `test soak` makes them 20.
 const ROUNDS: usize = 3;
 const SOAK_ROUNDS: usize = 20;
+/// How long an agent may take to be ready: an upgrade loads two sets of programs, beside the load.
+const START_MAX: Duration = Duration::from_mins(1);
 /// How long the load goes on before and after what happens to the agent.
 const REST: Duration = Duration::from_millis(1500);
 
@@ -100,7 +102,7 @@ impl Stage {
     /// Starts an agent on the first node, where all of the load is translated.
     fn start(&mut self, binary: &Path) {
         let mut agent = self.spawn(binary);
-        agent.wait_ready(READY_MAX).unwrap();
+        agent.wait_ready(START_MAX).unwrap();
         self.cluster.agents.push(agent);
     }
 
@@ -198,7 +200,7 @@ fn interrupt(stage: &mut Stage, (binary, next): (&Path, &Path), killed: Killed) 
         Killed::Never => {}
         Killed::After(time) => pause(time),
         Killed::At(pin) => {
-            let until = Instant::now() + READY_MAX;
+            let until = Instant::now() + START_MAX;
             while !stage.has(pin) {
                 assert!(Instant::now() < until, "no {pin}:\n{}", agent.log());
                 pause(Duration::from_millis(1));
@@ -213,7 +215,7 @@ fn interrupt(stage: &mut Stage, (binary, next): (&Path, &Path), killed: Killed) 
         return;
     }
     let mut refused = stage.spawn(binary);
-    let log = format!("{}", refused.wait_ready(READY_MAX).unwrap_err());
+    let log = format!("{}", refused.wait_ready(START_MAX).unwrap_err());
     assert!(
         log.contains("have layout 4, this version needs layout 3; run the version that made"),
         "{log}"
