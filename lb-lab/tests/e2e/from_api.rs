@@ -6,6 +6,7 @@
 //! **Invariant:** waiting is for what a client of the Service sees, with a bound. Read next:
 //! `lifecycle.rs`, which does the like with manifests.
 #![expect(clippy::unwrap_used, reason = "a test ends at the first failure")]
+#![expect(clippy::print_stderr, reason = "what was measured is worth seeing")]
 
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};

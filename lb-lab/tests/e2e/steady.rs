@@ -170,7 +170,7 @@ impl Load {
         let running = start(client, async move |stop, counters| {
             run(&remotes, amount, stop, counters).await
         });
-        let until = Instant::now() + Duration::from_secs(60);
+        let until = Instant::now() + Duration::from_mins(1);
         let begun = || {
             let counters = &running.counters;
             counters.streams.load(Ordering::Relaxed) == amount.streams as u64

@@ -5,6 +5,7 @@
 //! **Invariant:** the load is judged as a whole at the end of each test: no connection reset, no
 //! request failed or repeated, no byte lost. Read next: `steady.rs`.
 #![expect(clippy::unwrap_used, reason = "a test ends at the first failure")]
+#![expect(clippy::print_stderr, reason = "what was measured is worth seeing")]
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
