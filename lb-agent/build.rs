@@ -72,9 +72,16 @@ fn compile(
     workspace: &Path,
     target_dir: &Path,
 ) -> Result<PathBuf, String> {
+    // The features of this crate that are the programs' as well.
+    let features = if env::var_os("CARGO_FEATURE_LAYOUT_NEXT").is_some() {
+        "layout-next"
+    } else {
+        ""
+    };
     let status = toolchain
         .cargo("build")
         .current_dir(workspace)
+        .args(["--features", features])
         .args([
             "--package",
             "lb-ebpf",

@@ -60,6 +60,34 @@ mod hooks {
         egress::<0>(&ctx)
     }
 
+    /// Leads to the program of the layout that is in force, while layouts change.
+    #[cfg(feature = "layout-next")]
+    #[classifier]
+    fn lb_gate_in(ctx: TcContext) -> i32 {
+        crate::kernel::gate(&ctx, 0)
+    }
+
+    /// The same at egress.
+    #[cfg(feature = "layout-next")]
+    #[classifier]
+    fn lb_gate_out(ctx: TcContext) -> i32 {
+        crate::kernel::gate(&ctx, 1)
+    }
+
+    /// The same at ingress of devices without link-layer headers.
+    #[cfg(feature = "layout-next")]
+    #[classifier]
+    fn lb_gate_in_l3(ctx: TcContext) -> i32 {
+        crate::kernel::gate(&ctx, 2)
+    }
+
+    /// The same at egress of such devices.
+    #[cfg(feature = "layout-next")]
+    #[classifier]
+    fn lb_gate_out_l3(ctx: TcContext) -> i32 {
+        crate::kernel::gate(&ctx, 3)
+    }
+
     /// Tells the agent what time the packet path thinks it is: low 32 bits of jiffies. Run by
     /// `BPF_PROG_TEST_RUN` only, never attached.
     #[classifier]

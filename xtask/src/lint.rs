@@ -29,8 +29,13 @@ impl Lint {
         let mut checks: Vec<(&str, Result<()>)> = vec![
             ("fmt", fmt::Fmt { check: true }.run()),
             ("tidy", tidy::check()),
-            ("clippy", run(&mut clippy())),
-            ("clippy for BPF", clippy_for_bpf()),
+            ("clippy", run(&mut clippy(&["--all-targets"]))),
+            ("clippy, next layouts", run(&mut clippy(&NEXT))),
+            ("clippy for BPF", clippy_for_bpf("")),
+            (
+                "clippy for BPF, next layouts",
+                clippy_for_bpf("layout-next"),
+            ),
             ("doc", run(&mut doc())),
             ("deny", run(&mut deny(&["bans", "licenses", "sources"]))),
         ];
@@ -55,21 +60,20 @@ impl Lint {
     }
 }
 
-fn clippy() -> Command {
+/// What only the build with the layouts of the next version has.
+const NEXT: [&str; 3] = ["--lib", "--features", "lb-agent/layout-next"];
+
+fn clippy(what: &[&str]) -> Command {
     let mut command = cargo("clippy");
-    command.args([
-        "--workspace",
-        "--all-targets",
-        "--locked",
-        "--",
-        "-D",
-        "warnings",
-    ]);
+    command
+        .arg("--workspace")
+        .args(what)
+        .args(["--locked", "--", "-D", "warnings"]);
     command
 }
 
 /// The glue exists only for the BPF target, so only a clippy that has `core` for it sees it.
-fn clippy_for_bpf() -> Result<()> {
+fn clippy_for_bpf(features: &str) -> Result<()> {
     let toolchain = Toolchain::find().map_err(|sentence| anyhow!(sentence))?;
     eprintln!("for BPF: {}", toolchain.describe());
     let mut command = toolchain.cargo("clippy");
@@ -82,6 +86,8 @@ fn clippy_for_bpf() -> Result<()> {
             "--profile",
             "bpf",
             "--locked",
+            "--features",
+            features,
         ])
         .arg("--target-dir")
         .arg(target_dir()?.join("clippy-bpf"))

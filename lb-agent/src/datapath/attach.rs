@@ -40,15 +40,6 @@ impl Hook {
         }
     }
 
-    const fn program(self, ethernet: bool) -> &'static str {
-        match (self, ethernet) {
-            (Self::Ingress, true) => "lb_tc_ingress",
-            (Self::Egress, true) => "lb_tc_egress",
-            (Self::Ingress, false) => "lb_tc_ingress_l3",
-            (Self::Egress, false) => "lb_tc_egress_l3",
-        }
-    }
-
     const fn attach_type(self) -> TcAttachType {
         match self {
             Self::Ingress => TcAttachType::Ingress,
@@ -68,6 +59,36 @@ impl Hook {
         match self {
             Self::Ingress => LinkOrder::first(),
             Self::Egress => LinkOrder::last(),
+        }
+    }
+}
+
+/// Which programs are attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Programs {
+    /// Those of the packet path.
+    Path,
+    /// The gates that lead to them while layouts change.
+    #[cfg(feature = "layout-next")]
+    Gates,
+}
+
+impl Programs {
+    /// The program at `hook` of devices with or without Ethernet headers.
+    pub(super) const fn name(self, hook: Hook, ethernet: bool) -> &'static str {
+        match (self, hook, ethernet) {
+            (Self::Path, Hook::Ingress, true) => "lb_tc_ingress",
+            (Self::Path, Hook::Egress, true) => "lb_tc_egress",
+            (Self::Path, Hook::Ingress, false) => "lb_tc_ingress_l3",
+            (Self::Path, Hook::Egress, false) => "lb_tc_egress_l3",
+            #[cfg(feature = "layout-next")]
+            (Self::Gates, Hook::Ingress, true) => "lb_gate_in",
+            #[cfg(feature = "layout-next")]
+            (Self::Gates, Hook::Egress, true) => "lb_gate_out",
+            #[cfg(feature = "layout-next")]
+            (Self::Gates, Hook::Ingress, false) => "lb_gate_in_l3",
+            #[cfg(feature = "layout-next")]
+            (Self::Gates, Hook::Egress, false) => "lb_gate_out_l3",
         }
     }
 }
@@ -141,6 +162,9 @@ pub(super) struct Attacher {
     /// Attach points that have the programs of `ebpf`.
     current: BTreeSet<(u32, Hook)>,
     sockets: SocketHooks,
+    programs: Programs,
+    /// Programs of `ebpf` that are pinned.
+    pinned: BTreeSet<&'static str>,
 }
 
 impl Attacher {
@@ -151,7 +175,37 @@ impl Attacher {
             tcx,
             current: BTreeSet::new(),
             sockets,
+            programs: Programs::Path,
+            pinned: BTreeSet::new(),
         }
+    }
+
+    /// The same that attaches gates.
+    #[cfg(feature = "layout-next")]
+    pub(super) fn with_gates(mut self) -> Self {
+        self.programs = Programs::Gates;
+        self
+    }
+
+    /// True when the device has a program of ours at `hook`, whosever it was.
+    #[cfg(feature = "layout-next")]
+    pub(super) fn has(&self, target: &Target, hook: Hook) -> bool {
+        self.link_path(target.index, hook).exists() || target.filters.ours(hook)
+    }
+
+    /// Pins a program, so that a later build finds it when layouts change.
+    fn pin(&mut self, name: &'static str) -> Result<(), DatapathError> {
+        if self.programs == Programs::Path && !self.pinned.contains(name) {
+            let program = program(&mut self.ebpf, name)?;
+            self.pins.pin_program(program, name)?;
+            self.pinned.insert(name);
+        }
+        Ok(())
+    }
+
+    /// Removes what programs needed that are attached nowhere any more.
+    pub(super) fn forget_earlier(&self) -> Result<(), DatapathError> {
+        self.pins.forget_earlier(&self.pinned)
     }
 
     /// Sees to it that sockets are served as chosen; tells how many programs had to be put back.
@@ -168,6 +222,7 @@ impl Attacher {
     pub(super) fn renew(&mut self, ebpf: Ebpf) {
         self.ebpf = ebpf;
         self.current.clear();
+        self.pinned.clear();
         self.sockets.renew();
     }
 
@@ -184,6 +239,8 @@ impl Attacher {
 
     /// Sees to it that the program of `hook` is on the device, once.
     pub(super) fn ensure(&mut self, target: &Target, hook: Hook) -> Result<Outcome, DatapathError> {
+        // ORDER: before it is attached.
+        self.pin(self.programs.name(hook, target.ethernet))?;
         let mut outcome = match choose_mechanism(hook, self.tcx, target.filters) {
             Mechanism::Clsact => self.ensure_filter(target, hook),
             Mechanism::Tcx => self.ensure_link(target, hook),
@@ -265,7 +322,8 @@ impl Attacher {
             device: &target.name,
             hook,
         };
-        let program = program(&mut self.ebpf, hook.program(target.ethernet))?;
+        let name = self.programs.name(hook, target.ethernet);
+        let program = program(&mut self.ebpf, name)?;
         match PinnedLink::from_pin(&path) {
             Ok(pinned) => {
                 let link = SchedClassifierLink::try_from(FdLink::from(pinned))
@@ -305,7 +363,8 @@ impl Attacher {
             device: &target.name,
             hook,
         };
-        let program = program(&mut self.ebpf, hook.program(target.ethernet))?;
+        let name = self.programs.name(hook, target.ethernet);
+        let program = program(&mut self.ebpf, name)?;
         let existing = filter(&target.name, hook).map_err(|e| attempt.failed(e))?;
         let (id, outcome) = match program.attach_to_link(existing) {
             Ok(id) => (id, Outcome::Kept),

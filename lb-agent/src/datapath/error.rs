@@ -83,8 +83,9 @@ pub enum DatapathError {
     /// Another version of lb left maps that this one cannot read; remove them.
     #[error(
         "reuse the maps under {path}: they have layout {found}, this version needs layout \
-         {wanted}; run the version that made them, or stop lb on this node and remove {path} \
-         (open connections through Services end then)", path = path.display()
+         {wanted}; run the version that made them, or let that one's `lb-agent cleanup --drain` \
+         take them away when the connections through Services have ended, and start this one then",
+        path = path.display()
     )]
     Layout {
         /// The pin directory.

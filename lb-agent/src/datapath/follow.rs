@@ -6,6 +6,7 @@
 //! **Invariant:** a device's entry in `IFACES` and its egress program are there before its ingress
 //! program: no flow is translated whose replies would not be.
 
+mod settled;
 mod sources;
 mod unsettled;
 
@@ -62,6 +63,8 @@ pub(super) struct Follower {
     outdated: BTreeSet<u32>,
     /// Who waits until every attach point has them.
     switching: Option<Sender<Event>>,
+    /// No program of an earlier agent is attached any more.
+    settled: bool,
     /// Rules of the packet filter that people should know of.
     rules_of_others: Watch,
 }
@@ -90,6 +93,7 @@ impl Follower {
             switches,
             outdated: BTreeSet::new(),
             switching: None,
+            settled: false,
             rules_of_others: Watch::default(),
         }
     }
@@ -409,6 +413,7 @@ impl Follower {
     /// Publishes which devices are managed, if that has changed.
     fn report(&mut self) {
         self.end_switch();
+        self.forget_earlier();
         let devices = self
             .attached
             .iter()

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Read as _};
+use std::path::PathBuf;
 
 use aya::maps::MapData;
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
@@ -49,13 +50,22 @@ pub(super) struct Wanted {
 }
 
 impl Wanted {
-    fn shapes(&self) -> Vec<Shape> {
-        let chosen = Chosen {
+    fn chosen(&self) -> Chosen {
+        Chosen {
             connections: self.connections_max,
             half_open: self.half_open_max,
             affinities: self.affinity_max,
-        };
-        shapes(chosen, &self.sizes)
+        }
+    }
+
+    fn shapes(&self) -> Vec<Shape> {
+        shapes(self.chosen(), &self.sizes)
+    }
+
+    /// The maps that the layout which this build has a way from has otherwise.
+    #[cfg(feature = "layout-next")]
+    pub(super) fn older_shapes(&self) -> Vec<Shape> {
+        super::shapes::older_shapes(self.chosen(), &self.sizes)
     }
 }
 
@@ -154,11 +164,32 @@ pub(super) fn settings(
 /// Entries of the maps that are to take the place of those with the same names.
 type Larger = BTreeMap<&'static str, u32>;
 
+/// Maps that are pinned at another place than usual, and their entries.
+type Elsewhere = BTreeMap<&'static str, (PathBuf, u32)>;
+
+/// What programs need that look into the maps of an older layout, too.
+#[cfg(feature = "layout-next")]
+pub(super) struct Bridge {
+    /// The maps of this layout that take the place of older ones.
+    pub(super) elsewhere: Elsewhere,
+    /// What leads the gates.
+    pub(super) gates: [(&'static str, PathBuf); 2],
+}
+
+/// Tables of flows as programs know those of an older layout.
+#[cfg(feature = "layout-next")]
+const OLDER: [(&str, &str); 4] = [
+    (names::OLD_CONNS_V4, names::CONNS_V4),
+    (names::OLD_CONNS_V6, names::CONNS_V6),
+    (names::OLD_HALF_V4, names::HALF_OPEN_V4),
+    (names::OLD_HALF_V6, names::HALF_OPEN_V6),
+];
+
 /// Loads everything; maps that do not exist yet are made and pinned.
 pub(super) fn load(pins: &Pins, wanted: &Wanted) -> Result<Ebpf, DatapathError> {
     let fresh = !pins.map(names::CURSORS).exists();
     let shapes = wanted.shapes();
-    let mut ebpf = load_object(pins, wanted, &shapes, &Larger::new())?;
+    let mut ebpf = load_object(pins, wanted, &shapes, &Elsewhere::new(), |_| {})?;
     if fresh {
         seed_cursors(pins)?;
     }
@@ -174,21 +205,59 @@ pub(super) fn load_larger(
     larger: &Larger,
 ) -> Result<Ebpf, DatapathError> {
     let shapes = wanted.shapes();
-    let mut ebpf = load_object(pins, wanted, &shapes, larger)?;
+    let next = |(name, entries): (&&'static str, &u32)| (*name, (pins.next(name), *entries));
+    let elsewhere = larger.iter().map(next).collect();
+    pins.check_shapes(&shapes)?;
+    let mut ebpf = load_object(pins, wanted, &shapes, &elsewhere, |_| {})?;
     load_programs(&mut ebpf)?;
     Ok(ebpf)
+}
+
+/// Loads programs for maps of this layout, which look into those of an older one, too.
+#[cfg(feature = "layout-next")]
+pub(super) fn load_bridging(
+    pins: &Pins,
+    wanted: &Wanted,
+    bridge: &Bridge,
+) -> Result<Ebpf, DatapathError> {
+    let older = wanted.older_shapes();
+    pins.check_shapes(&older)?;
+    load_object(
+        pins,
+        wanted,
+        &wanted.shapes(),
+        &bridge.elsewhere,
+        |loader| {
+            loader.override_global("BRIDGING", &1_u32, true);
+            for (name, pinned) in OLDER {
+                loader.map_pin_path(name, pins.map(pinned));
+                if let Some((_, entries)) = bridge.elsewhere.get(pinned) {
+                    loader.map_max_entries(name, *entries);
+                }
+            }
+            for (name, path) in &bridge.gates {
+                loader.map_pin_path(name, path.clone());
+            }
+        },
+    )
 }
 
 fn load_object(
     pins: &Pins,
     wanted: &Wanted,
     shapes: &[Shape],
-    larger: &Larger,
+    elsewhere: &Elsewhere,
+    adapt: impl FnOnce(&mut EbpfLoader<'_>),
 ) -> Result<Ebpf, DatapathError> {
     if OBJECT.is_empty() {
         return Err(DatapathError::NoObject);
     }
-    pins.check_shapes(shapes)?;
+    let usual = || {
+        shapes
+            .iter()
+            .filter(|shape| !elsewhere.contains_key(shape.name))
+    };
+    pins.check_shapes(usual())?;
     let hz = ticks_per_second()?;
     let mut loader = EbpfLoader::new();
     let csum_ipv6 = csum_ipv6_flag();
@@ -206,8 +275,8 @@ fn load_object(
     loader.override_global("CAN_SET_ERROR", &can_set_error, true);
     loader.override_global("SOCKET_IDLE_SECS", &settings.socket_idle_secs, true);
     for shape in shapes {
-        let (path, entries) = match (larger.get(shape.name), shape.entries) {
-            (Some(entries), _) => (pins.next(shape.name), Some(*entries)),
+        let (path, entries) = match (elsewhere.get(shape.name), shape.entries) {
+            (Some((path, entries)), _) => (path.clone(), Some(*entries)),
             (None, Entries::Growing(first)) => {
                 let found = pins.found(shape.name)?;
                 let entries = found.map_or(first, |found| found.entries);
@@ -221,6 +290,7 @@ fn load_object(
             loader.map_max_entries(shape.name, entries);
         }
     }
+    adapt(&mut loader);
     let ebpf = loader
         .load(OBJECT)
         .map_err(|source| DatapathError::Object {
@@ -232,7 +302,7 @@ fn load_object(
             return Err(DatapathError::Missing { name });
         }
     }
-    pins.check_shapes(shapes)?;
+    pins.check_shapes(usual())?;
     Ok(ebpf)
 }
 

@@ -24,6 +24,7 @@ mod follow;
 mod grow;
 mod kube_proxy;
 mod lacking;
+mod layouts;
 mod legacy;
 mod link;
 mod loader;
@@ -45,6 +46,8 @@ mod sizes;
 mod sockets;
 mod sweep;
 mod traffic;
+#[cfg(feature = "layout-next")]
+mod upgrade;
 mod versions;
 mod view;
 mod written;
@@ -221,6 +224,8 @@ impl Datapath {
             settings: loader::settings(&config.masquerade, config.timeouts, sockets)?,
         };
         let snat_ports = wanted.settings.snat_ports();
+        #[cfg(feature = "layout-next")]
+        upgrade::run(&pins, &wanted, !config.clsact_only).await?;
         let ebpf = loader::load(&pins, &wanted)?;
         let mut tables = KernelTables::open_pins(&pins)?;
         let sweeper = Sweeper::start(&pins, config.timeouts, tables.meters())?;

@@ -5,7 +5,8 @@
 //! `<bpffs>/links/<ifindex>-<hook>` an attachment, `<bpffs>/clock` the program that reads the
 //! kernel's time, the empty directory `<bpffs>/qdiscs/<ifindex>` says that the clsact qdisc of that
 //! device was made by an agent, and the empty directory `<bpffs>/layout-N` which version of the
-//! layouts the maps have. What is new here is to be known by `cleanup.rs` too.
+//! layouts the maps have; `layouts.rs` has what a change of these needs. What is new here is to be known
+//! by `cleanup.rs` too.
 //! **Invariant:** maps of another layout or shape are never written to, and each `<bpffs>/NAME`
 //! holds every entry at any time.
 
@@ -17,6 +18,7 @@ use lb_common::abi::{LAYOUT_VERSION, names};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::error::DatapathError;
+use super::layouts::has_way_from;
 use super::shapes::{Found, Shape};
 
 /// How directories begin that tell the version of the layouts.
@@ -45,6 +47,9 @@ impl Pins {
             return Ok(pins);
         }
         if names::ALL.iter().any(|name| pins.map(name).exists()) {
+            if has_way_from(found.as_deref()) {
+                return Ok(pins);
+            }
             return Err(pins.wrong_layout(found));
         }
         if let Some(found) = found {
@@ -110,7 +115,10 @@ impl Pins {
     }
 
     /// Refuses pinned maps that this program would have made otherwise.
-    pub(super) fn check_shapes(&self, shapes: &[Shape]) -> Result<(), DatapathError> {
+    pub(super) fn check_shapes<'a>(
+        &self,
+        shapes: impl IntoIterator<Item = &'a Shape>,
+    ) -> Result<(), DatapathError> {
         for shape in shapes {
             if let Some(found) = self.found(shape.name)?
                 && let Some(difference) = shape.difference(&found)
@@ -184,6 +192,24 @@ impl Pins {
         let path = self.map(name);
         std::fs::rename(self.next(name), &path).map_err(|source| DatapathError::Directory {
             what: "replace map",
+            path,
+            source,
+        })
+    }
+
+    /// True when the maps have the layout of this number.
+    #[cfg(feature = "layout-next")]
+    pub(super) fn is_of(&self, layout: u32) -> Result<bool, DatapathError> {
+        Ok(self.layout()? == Some(layout.to_string()))
+    }
+
+    /// From now on the maps have the layout of this build, and had that of this number.
+    #[cfg(feature = "layout-next")]
+    pub(super) fn rename_layout(&self, from: u32) -> Result<(), DatapathError> {
+        let path = self.root.join(format!("{LAYOUT_PREFIX}{LAYOUT_VERSION}"));
+        let from = self.root.join(format!("{LAYOUT_PREFIX}{from}"));
+        std::fs::rename(from, &path).map_err(|source| DatapathError::Directory {
+            what: "rename to",
             path,
             source,
         })

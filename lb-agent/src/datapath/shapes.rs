@@ -159,6 +159,22 @@ pub(super) fn shapes(chosen: Chosen, sizes: &Sizes) -> Vec<Shape> {
     ]
 }
 
+/// The maps that another layout has otherwise, as they are there.
+#[cfg(feature = "layout-next")]
+pub(super) fn older_shapes(chosen: Chosen, sizes: &Sizes) -> Vec<Shape> {
+    use lb_common::abi::older::{OldConn, OldFrontendKey};
+    type V4 = [u8; 4];
+    type V6 = [u8; 16];
+    vec![
+        Shape::growing::<OldFrontendKey<V4>, Frontend>(names::FRONTENDS_V4, sizes.frontends),
+        Shape::growing::<OldFrontendKey<V6>, Frontend>(names::FRONTENDS_V6, sizes.frontends),
+        Shape::hash::<ConnKey<V4>, OldConn<V4>>(names::CONNS_V4, chosen.connections),
+        Shape::hash::<ConnKey<V6>, OldConn<V6>>(names::CONNS_V6, chosen.connections),
+        Shape::lru::<ConnKey<V4>, OldConn<V4>>(names::HALF_OPEN_V4, chosen.half_open),
+        Shape::lru::<ConnKey<V6>, OldConn<V6>>(names::HALF_OPEN_V6, chosen.half_open),
+    ]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

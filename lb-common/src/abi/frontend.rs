@@ -13,12 +13,16 @@ use super::plain;
 #[repr(C, align(4))]
 pub struct FrontendKey<A> {
     /// Destination address.
+    #[cfg(not(feature = "layout-next"))]
     pub address: A,
     /// Destination port.
     pub port: u16,
     /// Protocol number of IANA.
     pub proto: u8,
     _pad: u8,
+    /// Destination address: last in the layout of the next version.
+    #[cfg(feature = "layout-next")]
+    pub address: A,
 }
 
 plain!(FrontendKey<[u8; 4]>, 4 + 2 + 1 + 1);

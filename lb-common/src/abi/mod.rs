@@ -11,6 +11,8 @@ mod conn;
 mod fragment;
 mod frontend;
 mod iface;
+#[cfg(feature = "layout-next")]
+pub mod older;
 mod port_set;
 mod prefix;
 mod recent;
@@ -38,7 +40,7 @@ pub use stats::ServiceStats;
 pub use version::{VERSIONS, version_index};
 
 /// Version of all layouts together; stored beside the pins, checked by the loader.
-pub const LAYOUT_VERSION: u32 = 3;
+pub const LAYOUT_VERSION: u32 = if cfg!(feature = "layout-next") { 4 } else { 3 };
 
 /// A round-robin position, the value of `CURSORS`: 64 bits, because BPF has atomic addition for
 /// those on every kernel and in every compiler.
@@ -100,6 +102,24 @@ pub mod names {
     pub const IFACES: &str = "IFACES";
     /// Counters by reason.
     pub const REASONS: &str = "REASONS";
+    /// Programs that the gates lead to, while layouts change.
+    #[cfg(feature = "layout-next")]
+    pub const GATE_PROGRAMS: &str = "GATE_PROGRAMS";
+    /// Which of them the gates lead to.
+    #[cfg(feature = "layout-next")]
+    pub const GATE_PHASE: &str = "GATE_PHASE";
+    /// `CONNS_V4` of the older layout, while flows move.
+    #[cfg(feature = "layout-next")]
+    pub const OLD_CONNS_V4: &str = "OLD_CONNS_V4";
+    /// `CONNS_V6` of the older layout.
+    #[cfg(feature = "layout-next")]
+    pub const OLD_CONNS_V6: &str = "OLD_CONNS_V6";
+    /// `HALF_OPEN_V4` of the older layout.
+    #[cfg(feature = "layout-next")]
+    pub const OLD_HALF_V4: &str = "OLD_HALF_V4";
+    /// `HALF_OPEN_V6` of the older layout.
+    #[cfg(feature = "layout-next")]
+    pub const OLD_HALF_V6: &str = "OLD_HALF_V6";
     /// All maps that are pinned, in no particular order.
     pub const ALL: &[&str] = &[
         FRONTENDS_V4,

@@ -102,7 +102,7 @@ static WORK_V4: Works<[u8; 4]> = PerCpuArray::new();
 static WORK_V6: Works<[u8; 16]> = PerCpuArray::new();
 
 /// A family with its maps.
-pub(crate) trait Host: Parse {
+pub(crate) trait Host: Parse + super::older::Older {
     /// Bits of an address.
     const BITS: u32;
     fn frontends() -> &'static Frontends<Self::Addr>;

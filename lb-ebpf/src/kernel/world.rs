@@ -15,7 +15,7 @@ use super::maps::IFACES;
 use super::presence::{
     may_be_half_open, may_be_half_open_apart, may_be_known, stamp, stamp_if_unlisted,
 };
-use super::{Host, settings};
+use super::{Host, older, settings};
 
 const E_EXIST: i32 = -17;
 
@@ -74,13 +74,23 @@ impl World {
     }
 }
 
-/// The entry of a key for changing, in either table.
+/// The entry of a key for changing, in either table, of one that `find` has just found.
 #[inline(always)]
-fn entry<F: Host>(table: Table, key: &ConnKey<F::Addr>) -> Option<*mut Conn<F::Addr>> {
+fn own_entry<F: Host>(table: Table, key: &ConnKey<F::Addr>) -> Option<*mut Conn<F::Addr>> {
     match table {
         Table::Established => F::conns().get_ptr_mut(key),
         Table::HalfOpen => F::half_open().get_ptr_mut(key),
     }
+}
+
+/// The entry of any key for changing, in either table.
+#[inline(always)]
+fn entry<F: Host>(table: Table, key: &ConnKey<F::Addr>) -> Option<*mut Conn<F::Addr>> {
+    let entry = own_entry::<F>(table, key);
+    if entry.is_none() && older::carry_over::<F>(table, key) {
+        return own_entry::<F>(table, key);
+    }
+    entry
 }
 
 impl<F: Host> Tables<F> for World {
@@ -96,10 +106,10 @@ impl<F: Host> Tables<F> for World {
         half_open_too: bool,
     ) -> Option<(Table, &Conn<F::Addr>)> {
         let mut table = Table::Established;
-        let mut conn = F::conns().get_ptr_mut(key);
+        let mut conn = entry::<F>(table, key);
         if conn.is_none() && half_open_too && may_be_half_open(key) {
             table = Table::HalfOpen;
-            conn = F::half_open().get_ptr_mut(key);
+            conn = entry::<F>(table, key);
         }
         let conn = conn?;
         self.count_packet(conn);
@@ -142,6 +152,7 @@ impl<F: Host> Tables<F> for World {
 
     #[inline(always)]
     fn remove_conn(&mut self, table: Table, key: &ConnKey<F::Addr>) {
+        older::remove::<F>(table, key);
         // An entry that is gone already is as good as one removed.
         match table {
             Table::Established => F::conns().remove(key).ok(),
@@ -154,7 +165,7 @@ impl<F: Host> Tables<F> for World {
         if table as u8 == Table::HalfOpen as u8 {
             stamp(key, now);
         }
-        if let Some(conn) = entry::<F>(table, key) {
+        if let Some(conn) = own_entry::<F>(table, key) {
             // SAFETY: an aligned word of a valid element, of which the others are only read.
             unsafe {
                 ptr::write_volatile(&raw mut (*conn).last_seen, now);
@@ -193,7 +204,7 @@ impl<F: Host> Tables<F> for World {
 
     #[inline(always)]
     fn set_next_hop(&mut self, table: Table, key: &ConnKey<F::Addr>, address: [u8; 6]) {
-        if let Some(conn) = entry::<F>(table, key) {
+        if let Some(conn) = own_entry::<F>(table, key) {
             // SAFETY: a valid element; only requests of this one flow write these fields.
             unsafe {
                 (*conn).next_hop = address;
@@ -204,7 +215,7 @@ impl<F: Host> Tables<F> for World {
 
     #[inline(always)]
     fn set_validated(&mut self, table: Table, key: &ConnKey<F::Addr>, version: u32) {
-        if let Some(conn) = entry::<F>(table, key) {
+        if let Some(conn) = own_entry::<F>(table, key) {
             // SAFETY: an aligned word of a valid element.
             unsafe { ptr::write_volatile(&raw mut (*conn).validated, version) };
         }
@@ -289,6 +300,11 @@ fn insert<F: Host>(
     flags: u32,
 ) -> Result<(), InsertError> {
     stamp_if_unlisted(key, conn, conn.last_seen);
+    if flags == BPF_NOEXIST {
+        older::carry_over::<F>(table, key);
+    } else {
+        older::remove::<F>(table, key);
+    }
     let inserted = match table {
         Table::Established => F::conns().insert(key, conn, u64::from(flags)),
         Table::HalfOpen => {

@@ -6,6 +6,7 @@
 //! **Invariant:** waiting is for what a client of the Service sees, with a bound. Read next:
 //! `lifecycle.rs`, which does the like with manifests.
 #![expect(clippy::unwrap_used, reason = "a test ends at the first failure")]
+#![expect(clippy::print_stderr, reason = "what was measured is worth seeing")]
 
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
@@ -20,8 +21,13 @@ use crate::common::can_run;
 pub(crate) const VIPS: [&str; 2] = ["10.0.1.1", "fd00:10:0:1::1"];
 /// How long a change may take to be seen by a client, an outage of the server behind it included.
 const SEEN_WITHIN: Duration = Duration::from_secs(10);
-/// How long a rebooted node may take to forward again, the start of its agent included.
-const REBOOT_MAX: Duration = Duration::from_secs(15);
+/// How long an agent may take to be ready.
+const READY_MAX: Duration = Duration::from_secs(15);
+/// How long a rebooted node may take to forward again by what it remembers, the start of its agent
+/// included.
+const REBOOT_MAX: Duration = Duration::from_secs(1);
+/// Reboots of which the fastest counts: a start is the work of one processor, which may have more to do.
+const REBOOTS: u32 = 3;
 
 /// Starts a server in the node's namespace, where its agent reaches it.
 pub(crate) fn api_server(node: &Node) -> ApiServer {
@@ -78,6 +84,28 @@ pub(crate) fn wait_for_answer(client: &Pod, wanted: &str) {
     }
 }
 
+/// A reboot: programs, maps and flows are gone, the state directory is there. The agent that `start`
+/// starts, and how long it took from there until a client was served.
+fn reboot(node: &Node, client: &Pod, start: impl FnOnce() -> Agent) -> (Agent, Duration) {
+    std::fs::remove_dir_all(node.bpffs()).unwrap();
+    std::fs::create_dir(node.bpffs()).unwrap();
+    let vip = SocketAddr::new(VIPS[0].parse().unwrap(), 80);
+    // Not longer: a SYN that came too early is sent again after a second only.
+    let dial = || TcpStream::connect_timeout(&vip, Duration::from_millis(50));
+    // The kernel lets go of programs a little later.
+    let until = Instant::now() + SEEN_WITHIN;
+    while client.run(dial).unwrap().is_ok() {
+        assert!(Instant::now() < until, "somebody still forwards");
+    }
+    let begun = Instant::now();
+    let agent = start();
+    while client.run(dial).unwrap().is_err() {
+        let log = agent.log();
+        assert!(begun.elapsed() < READY_MAX, "nothing forwards:\n{log}");
+    }
+    (agent, begun.elapsed())
+}
+
 #[test]
 fn objects_of_an_api_server_are_served_followed_and_remembered() {
     if !can_run() {
@@ -99,7 +127,7 @@ fn objects_of_an_api_server_are_served_followed_and_remembered() {
     let (url, folder) = (server.url(), state.path().display().to_string());
     let args = ["--api-server", url.as_str(), "--state-dir", folder.as_str()];
     let mut agent = Agent::spawn_with(node, &binary, &args).unwrap();
-    agent.wait_ready(REBOOT_MAX).unwrap();
+    agent.wait_ready(READY_MAX).unwrap();
     wait_for_answer(&client, "first");
     publish(&server, node, &[&second]);
     wait_for_answer(&client, "second");
@@ -126,18 +154,21 @@ fn objects_of_an_api_server_are_served_followed_and_remembered() {
         "{named}"
     );
 
-    // A reboot: programs, maps and flows are gone, the state directory is there.
-    std::fs::remove_dir_all(node.bpffs()).unwrap();
-    std::fs::create_dir(node.bpffs()).unwrap();
-    let vip = SocketAddr::new(VIPS[0].parse().unwrap(), 80);
-    let dial = || TcpStream::connect_timeout(&vip, Duration::from_millis(200));
-    // The kernel lets go of programs a little later.
-    let until = Instant::now() + SEEN_WITHIN;
-    while client.run(dial).unwrap().is_ok() {
-        assert!(Instant::now() < until, "somebody still forwards");
-    }
-    let mut agent = Agent::spawn_with(node, &binary, &args).unwrap();
-    agent.wait_ready(REBOOT_MAX).unwrap();
+    let (mut best, mut reboots) = (Duration::MAX, 0);
+    let mut agent = loop {
+        let (agent, took) = reboot(node, &client, || {
+            Agent::spawn_with(node, &binary, &args).unwrap()
+        });
+        eprintln!("a rebooted node forwards after {took:?}");
+        best = best.min(took);
+        reboots += 1;
+        if best < REBOOT_MAX || reboots == REBOOTS {
+            break agent;
+        }
+        agent.kill().unwrap();
+    };
+    assert!(best < REBOOT_MAX, "after {best:?}:\n{}", agent.log());
+    agent.wait_ready(READY_MAX).unwrap();
     wait_for_answer(&client, "second");
 
     // What the server says when it is back is what counts.

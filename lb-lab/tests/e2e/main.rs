@@ -41,6 +41,8 @@ mod reject;
 mod removals;
 mod rules;
 mod sockets;
+mod steady;
 mod traffic;
 mod updates;
+mod upgrades;
 mod verbs;

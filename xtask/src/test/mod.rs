@@ -10,17 +10,18 @@ mod nextest;
 mod plain;
 mod vm;
 
+use std::fs;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use clap::{Subcommand, ValueEnum};
 
 use self::vm::Vm;
 use crate::doctor::{self, Scope};
 use crate::fresh::Fresh;
 use crate::helm;
-use crate::process::{find_program, target_dir, wait_through_interrupts};
+use crate::process::{cargo, find_program, run, target_dir, wait_through_interrupts};
 use crate::table::{duration, render};
 
 /// Runs tests: all levels, or one, or those of a level whose name contains a word.
@@ -191,6 +192,9 @@ fn run_stages(stages: &[Stage], filter: Option<&str>, soak: bool, runner: Runner
         Runner::Nextest => true,
         Runner::Plain => false,
     };
+    if stages.iter().any(|stage| stage.name == NET.name) {
+        build_next()?;
+    }
     let built = if nextest {
         nextest::build()?;
         Built::Nextest
@@ -274,6 +278,32 @@ impl Outcome {
             ..Self::default()
         }
     }
+}
+
+/// Builds the agent with the layouts of the next version, which upgrades are tested with, beside the
+/// usual one.
+///
+/// In the same target directory and with the features of dependencies that the tests have, so that of
+/// those nothing compiles twice. For that some test must be named; this one is small.
+/// The build of the tests then puts the usual agent back in its place.
+fn build_next() -> Result<()> {
+    run(cargo("test").args([
+        "--workspace",
+        "--locked",
+        "--no-run",
+        "--test",
+        "ready",
+        "--features",
+        "lb-agent/layout-next",
+    ]))?;
+    let place = target_dir()?.join("debug");
+    let (agent, next) = (place.join("lb-agent"), place.join("lb-agent-next"));
+    if next.exists() {
+        // A copy is made anew: one that runs cannot be written to.
+        fs::remove_file(&next).with_context(|| format!("remove {}", next.display()))?;
+    }
+    fs::copy(agent, &next).with_context(|| format!("make {}", next.display()))?;
+    Ok(())
 }
 
 /// What the lab's tests must know: the agent that this very build made, and how long to run.
