@@ -230,10 +230,11 @@ struct Words {
     environment: BTreeMap<String, String>,
 }
 
-fn unknown(why: String) -> LabError {
+fn unknown(mut why: String) -> LabError {
+    why.push_str(", which the lab does not know");
     LabError::Malformed {
         what: "the DaemonSet".to_owned(),
-        why: format!("{why}, which the lab does not know"),
+        why,
     }
 }
 

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use super::needs::Fix;
 use super::{Finding, report};
 use crate::helm::tools;
-use crate::image::{Arch, Toolchain};
+use crate::image::Arch;
 use crate::process::{cargo, command, find_program, first_line, is_root, quietly};
 
 /// Debian's compiler with a prebuilt BPF `core`; bookworm and later, in the security archive.
@@ -32,12 +32,6 @@ pub(crate) fn fix(findings: &[Finding]) -> Result<()> {
         .iter()
         .any(|finding| finding.need.fix == Fix::BpfCore);
     let mut packages: Vec<&str> = Vec::new();
-    if missing
-        .iter()
-        .any(|finding| finding.need.fix == Fix::StaticStd)
-    {
-        packages.extend(static_std());
-    }
     for finding in &missing {
         if let Fix::Apt(names) = finding.need.fix {
             packages.extend(names);
@@ -53,7 +47,8 @@ pub(crate) fn fix(findings: &[Finding]) -> Result<()> {
         match finding.need.fix {
             Fix::Chart => tools::get_helm()?,
             Fix::Validator => tools::get_validator()?,
-            Fix::Apt(_) | Fix::Cargo { .. } | Fix::BpfCore | Fix::StaticStd | Fix::Person(_) => {}
+            Fix::StaticStd => static_std()?,
+            Fix::Apt(_) | Fix::Cargo { .. } | Fix::BpfCore | Fix::Person(_) => {}
         }
     }
     for finding in &missing {
@@ -135,23 +130,17 @@ fn has_candidate(package: &str) -> bool {
     first_line(&mut show).is_some_and(|line| line.starts_with("Package:"))
 }
 
-/// Gets the standard library for static programs by rustup. Where that fails, the packages that hold
-/// its sources, and a compiler of the same version.
-fn static_std() -> &'static [&'static str] {
+/// Gets the standard library for static programs.
+fn static_std() -> Result<()> {
+    if find_program("rustup").is_none() {
+        eprintln!("doctor: rustup is not here to add a target");
+        return Ok(());
+    }
     let target = Arch::own().target();
     let mut add = command("rustup");
     add.args(["target", "add", &target]);
-    let label = format!("rustup target add {target}");
-    if find_program("rustup").is_some() {
-        if let Err(error) = quietly(&label, &mut add) {
-            eprintln!(
-                "doctor: {error:#}; taking the distribution's sources of the library instead"
-            );
-        } else if Toolchain::find(Arch::own()).is_ok() {
-            return &[];
-        }
-    }
-    &["rust-web-src", "rustc-web", "cargo-web"]
+    quietly(&format!("rustup target add {target}"), &mut add)
+        .context("get the library of static programs")
 }
 
 /// The other way to a BPF `core`: its sources, for the active toolchain.

@@ -42,7 +42,7 @@ pub(crate) enum Fix {
     Validator,
     /// The distribution's compiler with BPF `core`, or else rustup's `rust-src`.
     BpfCore,
-    /// The standard library for static programs, by rustup, or else its sources, by the distribution.
+    /// The standard library for static programs, by rustup.
     StaticStd,
     /// Only a person can: the sentence says what.
     Person(&'static str),

@@ -27,7 +27,7 @@ pub(crate) struct Program {
 /// Builds the program below `work` and checks it.
 pub(crate) fn build(toolchain: &Toolchain, work: &Path) -> Result<Program> {
     let target = work.join("build");
-    let mut build = toolchain.build(work)?;
+    let mut build = toolchain.build()?;
     build.args([
         "--locked",
         "--profile",

@@ -4,8 +4,8 @@
 //!
 //! What the environment and the file say is turned into flags, which clap then reads with those that
 //! were given: so one description counts for all of them.
-//! **Invariant:** a wrong value is refused with the name of the place that it comes from. Other verbs
-//! take from the environment and the file where things are, and nothing else.
+//! **Invariant:** a wrong value is refused with the name of the place that it comes from. `check` takes
+//! from the environment and the file what it shares with `run`; other verbs, where things are.
 
 mod describe;
 mod file;
@@ -98,9 +98,10 @@ pub(super) fn read(
         .flat_map(Command::get_arguments)
         .map(|arg| arg.get_id().as_str())
         .collect();
-    let is_run = verb.is_none_or(|verb| verb == "run");
+    // `check` holds the maps against what `run` would do, so it is to know what `run` was told.
+    let all_apply = verb.is_none_or(|verb| verb == "run" || verb == "check");
     let applies = |setting: &Setting| {
-        known.contains(&setting.id.as_str()) && (is_run || PLACES.contains(&&*setting.id))
+        known.contains(&setting.id.as_str()) && (all_apply || PLACES.contains(&&*setting.id))
     };
     let is_flag =
         |id: &str| known.contains(&id) && flags.value_source(id) == Some(ValueSource::CommandLine);
