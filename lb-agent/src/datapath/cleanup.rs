@@ -257,8 +257,8 @@ async fn remove_clsact(handle: &Handle, index: u32) -> Result<bool, String> {
     done.map(|()| true).map_err(|error| error_chain(&error))
 }
 
-/// Removes the maps and the clock. Those that were to take the place of others go without a word: they
-/// have the same names.
+/// Removes the maps and the clock. Those that were to take the place of others, and programs that were
+/// told by where they were attached, go without a word.
 fn remove_pins(pins: &Pins, removal: &mut Removal) -> Result<(), DatapathError> {
     for folder in incoming(pins)? {
         for name in pins::list(&folder)? {
@@ -274,11 +274,16 @@ fn remove_pins(pins: &Pins, removal: &mut Removal) -> Result<(), DatapathError> 
     Ok(())
 }
 
-/// Directories in which agents prepare maps; nobody else pins anything there.
+/// Directories in which agents keep programs and prepare maps; nobody else pins anything there.
 fn incoming(pins: &Pins) -> Result<Vec<PathBuf>, DatapathError> {
     let mut folders = named(pins, UPGRADE_PREFIX)?;
-    folders.push(pins.next_maps());
+    folders.extend([pins.next_maps(), pins.programs()]);
     Ok(folders)
+}
+
+/// Whether a change of layouts was left on its way.
+pub(super) fn is_upgrading(pins: &Pins) -> Result<bool, DatapathError> {
+    Ok(!named(pins, UPGRADE_PREFIX)?.is_empty())
 }
 
 /// Directories whose names begin so.

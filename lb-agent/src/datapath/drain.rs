@@ -20,7 +20,7 @@ use lb_common::abi::{
 use serde::Serialize;
 
 use super::batch::Batches;
-use super::cleanup::Cleanup;
+use super::cleanup::{Cleanup, is_upgrading};
 use super::error::DatapathError;
 use super::loader::Clock;
 use super::maps::{Flows, Hash, KernelTables, Raw, failed, is_missing, open_hash};
@@ -102,6 +102,10 @@ impl Drain {
             Err(DatapathError::NothingPinned { .. }) => return Ok(None),
             other => other?,
         };
+        if is_upgrading(&pins)? {
+            let path = cleanup.root().to_owned();
+            return Err(DatapathError::Upgrading { path });
+        }
         let timeouts = Timeouts::default();
         let tables = KernelTables::open_pins(&pins)?;
         let drain = Self {

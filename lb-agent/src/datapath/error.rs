@@ -95,6 +95,16 @@ pub enum DatapathError {
         /// Layout number of this program.
         wanted: u32,
     },
+    /// An agent that changes the layouts ended before it was done.
+    #[error(
+        "{}: a change of the maps' layouts was left on its way; start the agent that began it once \
+         more, or clean up without --drain (open connections through Services end then)",
+        path.display()
+    )]
+    Upgrading {
+        /// The pin directory.
+        path: PathBuf,
+    },
     /// A pinned map differs from what this program would make; restore the setting or remove it.
     #[error(
         "use map {}: {difference}; start with the size that it was made for, or stop lb on this \

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use aya::programs::SchedClassifier;
 
 use super::error::DatapathError;
-use super::pins::{self, Pins};
+use super::pins::{self, Pins, UPGRADE_PREFIX};
 
 /// The layout that this build can start from beside its own.
 const WAY_FROM: Option<u32> = if cfg!(feature = "layout-next") {
@@ -22,8 +22,6 @@ const WAY_FROM: Option<u32> = if cfg!(feature = "layout-next") {
 } else {
     None
 };
-
-const UPGRADE_PREFIX: &str = "upgrade-";
 
 /// True when flows and tables of this layout can be taken over.
 pub(super) fn has_way_from(found: Option<&str>) -> bool {
@@ -36,7 +34,8 @@ impl Pins {
         self.programs().join(name)
     }
 
-    fn programs(&self) -> PathBuf {
+    /// Directory of the programs that were attached last.
+    pub(super) fn programs(&self) -> PathBuf {
         self.map("programs")
     }
 
