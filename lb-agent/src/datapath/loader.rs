@@ -7,7 +7,9 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Read as _};
+use std::panic::resume_unwind;
 use std::path::PathBuf;
+use std::thread::ScopedJoinHandle;
 
 use aya::maps::MapData;
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
@@ -306,10 +308,38 @@ fn load_object(
     Ok(ebpf)
 }
 
+/// Loads what every node needs, each program by a thread of its own: the verifier works on one
+/// processor for each, and its time is most of what a start takes.
 fn load_programs(ebpf: &mut Ebpf) -> Result<(), DatapathError> {
-    ATTACHED
-        .into_iter()
-        .try_for_each(|name| load_program(ebpf, name))
+    for name in ATTACHED {
+        if ebpf.program(name).is_none() {
+            return Err(DatapathError::Missing { name });
+        }
+    }
+    std::thread::scope(|scope| {
+        let mut loading = Vec::new();
+        for (found, program) in ebpf.programs_mut() {
+            let name = ATTACHED.into_iter().find(|name| *name == found);
+            if let (Some(name), Ok(program)) = (name, <&mut SchedClassifier>::try_from(program)) {
+                loading.push(scope.spawn(move || load_classifier(program, name)));
+            }
+        }
+        let loaded = loading.into_iter().map(ScopedJoinHandle::join);
+        loaded
+            .map(|loaded| loaded.unwrap_or_else(|panic| resume_unwind(panic)))
+            .collect()
+    })
+}
+
+/// Brings one program into the kernel, if it is not there.
+fn load_classifier(program: &mut SchedClassifier, name: &'static str) -> Result<(), DatapathError> {
+    if program.fd().is_ok() {
+        return Ok(());
+    }
+    program.load().map_err(|source| DatapathError::Program {
+        name,
+        source: Box::new(source),
+    })
 }
 
 fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<(), DatapathError> {
@@ -325,12 +355,7 @@ pub(super) fn program<'a>(
         .program_mut(name)
         .and_then(|program| program.try_into().ok())
         .ok_or(DatapathError::Missing { name })?;
-    if program.fd().is_err() {
-        program.load().map_err(|source| DatapathError::Program {
-            name,
-            source: Box::new(source),
-        })?;
-    }
+    load_classifier(program, name)?;
     Ok(program)
 }
 

@@ -105,6 +105,7 @@ fn container(node: &Node, objects: &[Value], places: &Places, source: &(&str, St
     let added =
         texts(&rights["capabilities"]["add"]).map(|name| format!(",+{}", name.to_lowercase()));
     let added: String = added.collect();
+    let folder = places.folder.display().to_string();
     let mut script = vec!["#!/bin/sh".to_owned()];
     for variable in container["env"].as_array().unwrap() {
         let field = variable["valueFrom"]["fieldRef"]["fieldPath"].as_str();
@@ -114,14 +115,12 @@ fn container(node: &Node, objects: &[Value], places: &Places, source: &(&str, St
             node.name()
         });
         let name = variable["name"].as_str().unwrap();
+        let value = value.replace("/etc/lb-agent", &folder);
         script.push(format!("export {name}='{value}'"));
     }
     // Where objects come from is the lab's affair; the environment goes before the file.
     script.push(format!("export {variable}='{value}'"));
-    let folder = places.folder.display().to_string();
-    let arguments =
-        texts(&container["args"]).map(|argument| argument.replace("/etc/lb-agent", &folder));
-    let arguments: Vec<_> = arguments.collect();
+    let arguments: Vec<_> = texts(&container["args"]).collect();
     script.push(format!(
         "exec setpriv --no-new-privs --inh-caps=-all --bounding-set=-all{added} {} {}",
         find_binary().unwrap().display(),

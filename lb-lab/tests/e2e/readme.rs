@@ -13,8 +13,9 @@ use std::process::Command;
 use lb_lab::agent::{READY_MAX, find_binary};
 use lb_lab::{Agent, Lab, Node};
 
+use crate::cluster::get;
 use crate::common::can_run;
-use crate::from_api::{api_server, publish, wait_for_answer};
+use crate::from_api::{api_server, publish};
 
 const PAGES: [(&str, &str); 5] = [
     ("README.md", include_str!("../../../README.md")),
@@ -177,7 +178,18 @@ fn what_is_for_a_node_works_on_one_with_and_without_its_agent() {
     let arguments = ["--kubeconfig", kubeconfig.as_str()];
     let mut agent = Agent::spawn_with(node, &find_binary().unwrap(), &arguments).unwrap();
     agent.wait_ready(READY_MAX).unwrap();
-    wait_for_answer(&client, "web");
+    // By TCP, whose flows end: a drain waits for those of UDP until they have been silent for long.
+    get(
+        &client,
+        (
+            crate::from_api::VIPS[0]
+                .parse::<std::net::IpAddr>()
+                .unwrap(),
+            80,
+        )
+            .into(),
+        "/",
+    );
     let lines = typed(Where::Node);
     assert!(lines.len() > 10, "{lines:?}");
     for (page, line) in lines {
