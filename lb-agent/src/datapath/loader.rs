@@ -324,10 +324,8 @@ fn load_programs(ebpf: &mut Ebpf) -> Result<(), DatapathError> {
                 loading.push(scope.spawn(move || load_classifier(program, name)));
             }
         }
-        let loaded = loading.into_iter().map(ScopedJoinHandle::join);
-        loaded
-            .map(|loaded| loaded.unwrap_or_else(|panic| resume_unwind(panic)))
-            .collect()
+        let mut loaded = loading.into_iter().map(ScopedJoinHandle::join);
+        loaded.try_for_each(|loaded| loaded.unwrap_or_else(|panic| resume_unwind(panic)))
     })
 }
 
