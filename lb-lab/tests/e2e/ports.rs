@@ -246,6 +246,9 @@ fn metrics_are_those_that_dashboards_know(server: &ApiServer, node: &Node) {
         "lb_map_entries_max{map=\"FRONTENDS_V4\"} 65536",
         "lb_devices_lacking 0",
         "lb_sockets{state=\"serving\"} 1",
+        // The node's own firewall, whose chain is of both families.
+        "lb_rules_of_others{what=\"forward-policy-drop\"} 1",
+        "lb_rules_of_others{what=\"kube-proxy\"} 0",
         "kubeproxy_proxy_livez_total{code=\"200\"}",
         "kubeproxy_proxy_healthz_total{code=\"503\"}",
         "kubeproxy_sync_proxy_rules_service_changes_total 2",

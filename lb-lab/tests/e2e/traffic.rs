@@ -42,14 +42,14 @@ struct Meter<'a> {
     last: BTreeMap<String, u64>,
 }
 
-/// The counters that an agent shows now.
+/// The counters of ours that an agent shows now.
 pub(crate) fn counters(node: &Node) -> BTreeMap<String, u64> {
     let reply = node.http_get(METRICS, "/metrics").unwrap();
     let lines = reply.text().lines();
     let is_total = |about: &str| about.split('{').next().unwrap().ends_with("_total");
     lines
         .filter_map(|line| line.rsplit_once(' '))
-        .filter(|(about, _)| !about.starts_with('#') && is_total(about))
+        .filter(|(about, _)| about.starts_with("lb_") && is_total(about))
         .map(|(about, value)| (about.to_owned(), value.parse().unwrap()))
         .collect()
 }
