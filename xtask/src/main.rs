@@ -14,6 +14,12 @@
 
 mod bench;
 mod bless;
+#[path = "../../lb-agent/tests/verifier/budget.rs"]
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "comparing is left to the verifier gate")
+)]
+mod budget;
 mod ci;
 mod demo;
 mod doctor;

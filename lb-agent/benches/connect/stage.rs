@@ -11,10 +11,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, id};
 
 use anyhow::{Context as _, Result, bail};
-use aya::programs::{CgroupAttachMode, CgroupSockAddr, ProgramType};
-use aya::sys::{BpfHelper, is_helper_supported};
+use aya::programs::{CgroupAttachMode, CgroupSockAddr};
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
-use lb_agent::datapath::netns_cookie;
+use lb_agent::datapath::{fit, netns_cookie};
 use nix::sched::{CloneFlags, CpuSet, sched_getaffinity, sched_setaffinity, unshare};
 use nix::unistd::Pid;
 
@@ -126,13 +125,10 @@ impl Drop for Stage {
 /// The agent's programs for this namespace, their maps of the sizes that they have at first.
 fn load_shipped() -> Result<Ebpf> {
     let netns = netns_cookie().context("this bench needs SO_NETNS_COOKIE, of Linux 5.14")?;
-    let can_set_error =
-        is_helper_supported(ProgramType::CgroupSockAddr, BpfHelper::BPF_FUNC_set_retval)?;
     let mut loader = EbpfLoader::new();
     loader.override_global("NODE_NETNS", &netns, true);
-    let can_set_error = u32::from(can_set_error);
-    loader.override_global("CAN_SET_ERROR", &can_set_error, true);
-    loader.load(SHIPPED).context("load the programs")
+    let object = fit(&mut loader, SHIPPED);
+    loader.load(&object).context("load the programs")
 }
 
 /// Moves this process to a cgroup.

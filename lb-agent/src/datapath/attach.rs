@@ -241,19 +241,10 @@ impl Attacher {
     pub(super) fn ensure(&mut self, target: &Target, hook: Hook) -> Result<Outcome, DatapathError> {
         // ORDER: before it is attached.
         self.pin(self.programs.name(hook, target.ethernet))?;
-        let mut outcome = match choose_mechanism(hook, self.tcx, target.filters) {
+        let outcome = match choose_mechanism(hook, self.tcx, target.filters) {
             Mechanism::Clsact => self.ensure_filter(target, hook),
             Mechanism::Tcx => self.ensure_link(target, hook),
         };
-        // KERNEL: < 6.6 has no TCX and answers EINVAL to its attach type.
-        if let Err(error) = &outcome
-            && self.tcx
-            && os_error(error) == Some(Errno::EINVAL as i32)
-        {
-            tracing::info!("this kernel has no TCX; attaching with clsact filters");
-            self.tcx = false;
-            outcome = self.ensure_filter(target, hook);
-        }
         match outcome {
             Err(error) if os_error(&error) == Some(Errno::ENODEV as i32) => Ok(Outcome::Gone),
             Ok(outcome) => {

@@ -7,7 +7,10 @@
 use std::io;
 use std::path::PathBuf;
 
+use aya::programs::ProgramError;
+
 use super::ports::PortRange;
+use super::refusal::Refusal;
 
 /// The data plane could not be set up or changed.
 #[derive(Debug, thiserror::Error)]
@@ -127,14 +130,14 @@ pub enum DatapathError {
         #[source]
         source: Box<aya::EbpfError>,
     },
-    /// The kernel rejected a program; its log is in the source.
+    /// The kernel rejected a program; what the verifier said is in the source.
     #[error("load program {name}")]
     Program {
         /// The program.
         name: &'static str,
         /// What the verifier said.
         #[source]
-        source: Box<aya::programs::ProgramError>,
+        source: Box<Refusal>,
     },
     /// The object lacks a part that the agent counts on; the two do not belong together.
     #[error("find {name} in the BPF object: it was built from other sources than the agent")]
@@ -268,6 +271,14 @@ pub enum DatapathError {
         #[source]
         source: io::Error,
     },
+}
+
+impl DatapathError {
+    /// What became of loading or using the program `name`.
+    pub fn refused(name: &'static str, error: ProgramError) -> Self {
+        let source = Box::new(error.into());
+        Self::Program { name, source }
+    }
 }
 
 /// The operating system's error number behind an error of aya, when there is one.

@@ -20,6 +20,7 @@ use nix::time::{ClockId, clock_getres};
 use super::MasqueradeConfig;
 use super::batch;
 use super::error::DatapathError;
+use super::kernel::fit;
 use super::maps::failed;
 use super::pins::Pins;
 use super::ports::{SnatPorts, parse_local_ports};
@@ -102,8 +103,6 @@ pub(super) struct SocketSettings {
     pub(super) node_netns: u64,
     /// Whether sockets in other namespaces are served as well.
     pub(super) of_pods: bool,
-    /// Whether a program can choose the error that a socket gets.
-    pub(super) can_set_error: bool,
 }
 
 /// More than the rest between two passes of the sweeper.
@@ -262,19 +261,17 @@ fn load_object(
     pins.check_shapes(usual())?;
     let hz = ticks_per_second()?;
     let mut loader = EbpfLoader::new();
-    let csum_ipv6 = csum_ipv6_flag();
+    let object = fit(&mut loader, OBJECT);
     loader.override_global("HZ", &hz, true);
-    loader.override_global("CSUM_IPV6", &csum_ipv6, true);
     let settings = &wanted.settings;
     loader.override_global("MASQUERADE_MARK", &settings.mark, true);
     loader.override_global("MASQUERADE_BY_MARK", &settings.by_mark, true);
     loader.override_global("SNAT_PORTS", &settings.ports, true);
     loader.override_global("UNLISTED_SECS", &settings.unlisted_secs, true);
     let sockets = settings.sockets;
-    let (of_pods, can_set_error) = (u32::from(sockets.of_pods), u32::from(sockets.can_set_error));
+    let of_pods = u32::from(sockets.of_pods);
     loader.override_global("NODE_NETNS", &sockets.node_netns, true);
     loader.override_global("SOCKETS_OF_PODS", &of_pods, true);
-    loader.override_global("CAN_SET_ERROR", &can_set_error, true);
     loader.override_global("SOCKET_IDLE_SECS", &settings.socket_idle_secs, true);
     for shape in shapes {
         let (path, entries) = match (elsewhere.get(shape.name), shape.entries) {
@@ -294,7 +291,7 @@ fn load_object(
     }
     adapt(&mut loader);
     let ebpf = loader
-        .load(OBJECT)
+        .load(&object)
         .map_err(|source| DatapathError::Object {
             source: Box::new(source),
         })?;
@@ -334,10 +331,9 @@ fn load_classifier(program: &mut SchedClassifier, name: &'static str) -> Result<
     if program.fd().is_ok() {
         return Ok(());
     }
-    program.load().map_err(|source| DatapathError::Program {
-        name,
-        source: Box::new(source),
-    })
+    program
+        .load()
+        .map_err(|error| DatapathError::refused(name, error))
 }
 
 fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<(), DatapathError> {
@@ -415,11 +411,8 @@ pub struct Clock {
 impl Clock {
     /// Opens the clock that the agent has pinned.
     pub fn open(pins: &Pins) -> Result<Self, DatapathError> {
-        let program =
-            SchedClassifier::from_pin(pins.clock()).map_err(|source| DatapathError::Program {
-                name: CLOCK,
-                source: Box::new(source),
-            })?;
+        let program = SchedClassifier::from_pin(pins.clock())
+            .map_err(|error| DatapathError::refused(CLOCK, error))?;
         Ok(Self {
             program,
             hz: ticks_per_second()?,
@@ -437,10 +430,7 @@ impl Clock {
                 repeat: 1,
                 ..TestRunOptions::default()
             })
-            .map_err(|source| DatapathError::Program {
-                name: CLOCK,
-                source: Box::new(source),
-            })?;
+            .map_err(|error| DatapathError::refused(CLOCK, error))?;
         Ok(run.return_value)
     }
 }
@@ -458,18 +448,6 @@ fn ticks_per_second() -> Result<u32, DatapathError> {
         .ok_or_else(|| DatapathError::Tick {
             source: io::Error::other(format!("a tick of {tick} makes no sense")),
         })
-}
-
-/// The flag that tells `bpf_l4_csum_replace` of IPv6, or 0 where the kernel would refuse it.
-///
-/// KERNEL: >= 6.16, and where it was backported; the name of the flag in the kernel's own type
-/// information says so without trying.
-fn csum_ipv6_flag() -> u32 {
-    const BPF_F_IPV6: u32 = 1 << 7;
-    const NAME: &[u8] = b"\0BPF_F_IPV6\0";
-    let types = std::fs::read("/sys/kernel/btf/vmlinux").unwrap_or_default();
-    let known = types.windows(NAME.len()).any(|window| window == NAME);
-    if known { BPF_F_IPV6 } else { 0 }
 }
 
 /// The kernel stores the tick in whole nanoseconds, so the quotient is rounded to the nearest.

@@ -22,6 +22,7 @@ mod facts;
 mod fill;
 mod follow;
 mod grow;
+mod kernel;
 mod kube_proxy;
 mod lacking;
 mod layouts;
@@ -39,6 +40,7 @@ mod port_set;
 mod ports;
 mod prefixes;
 mod probe;
+mod refusal;
 mod request;
 mod rights;
 mod shapes;
@@ -84,6 +86,7 @@ pub use devices::{
 pub use drain::{Drain, Living};
 pub use error::DatapathError;
 pub use fill::Fill;
+pub use kernel::{Feature, Found, features, fit};
 pub use loader::Clock;
 pub use look::{
     Flow, FlowState, FlowVisitor, Look, MapFill, Masquerades, NodeLook, SocketFlow, look_at_node,
@@ -92,6 +95,7 @@ pub use maps::{Flows, KernelTables};
 pub use pins::Pins;
 pub use ports::{PortRange, SnatPorts};
 pub use probe::{Finding, Health, disturbances, probe};
+pub use refusal::Refusal;
 pub use sizes::{Size, Sizes};
 pub use sockets::{SocketConfig, SocketLb, SocketState, learn_netns_cookie, netns_cookie};
 pub use sweep::Timeouts;
@@ -224,8 +228,9 @@ impl Datapath {
             settings: loader::settings(&config.masquerade, config.timeouts, sockets)?,
         };
         let snat_ports = wanted.settings.snat_ports();
+        let tcx = !config.clsact_only && kernel::has_tcx();
         #[cfg(feature = "layout-next")]
-        upgrade::run(&pins, &wanted, !config.clsact_only).await?;
+        upgrade::run(&pins, &wanted, tcx).await?;
         let ebpf = loader::load(&pins, &wanted)?;
         let mut tables = KernelTables::open_pins(&pins)?;
         let sweeper = Sweeper::start(&pins, config.timeouts, tables.meters())?;
@@ -242,13 +247,9 @@ impl Datapath {
             },
             cluster: told,
         };
+        let hooks = SocketHooks::new(config.sockets.clone(), impossible);
         let follower = Follower::new(
-            Attacher::new(
-                ebpf,
-                pins.clone(),
-                !config.clsact_only,
-                SocketHooks::new(config.sockets.clone(), impossible),
-            ),
+            Attacher::new(ebpf, pins.clone(), tcx, hooks),
             Ifaces::open(&pins)?,
             known,
             Rules {

@@ -7,7 +7,7 @@
 use std::path::Path;
 
 use aya::programs::ProgramType;
-use aya::sys::{BpfHelper, is_helper_supported, is_program_supported};
+use aya::sys::is_program_supported;
 use serde::Serialize;
 
 use super::drain::is_draining;
@@ -124,9 +124,4 @@ fn pins(bpffs: &Path) -> Finding {
         }
         Err(error) => Finding::new(WHAT, Health::Less, error_chain(&error)),
     }
-}
-
-/// Whether the kernel has a helper for programs at sockets.
-pub(super) fn has_helper(helper: BpfHelper) -> bool {
-    is_helper_supported(ProgramType::CgroupSockAddr, helper).unwrap_or(false)
 }

@@ -14,7 +14,7 @@ use aya::maps::{Array, HashMap};
 use aya::programs::{CgroupAttachMode, CgroupSockAddr};
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use bytemuck::{Pod, Zeroable as _};
-use lb_agent::datapath::netns_cookie;
+use lb_agent::datapath::{fit, netns_cookie};
 use lb_common::abi::{
     Backend, BackendFlags, BackendState, Frontend, FrontendKey, PortSet, SlotKey, names, proto,
 };
@@ -77,12 +77,13 @@ impl Program {
         for name in [names::CONNS_V4, names::CONNS_V6, names::SLOTS] {
             loader.map_max_entries(name, 16);
         }
+        let object = fit(&mut loader, OBJECT);
         loader.override_global("NODE_NETNS", &told.node_netns, true);
         loader.override_global("SOCKETS_OF_PODS", &told.of_pods, true);
         loader.override_global("CAN_SET_ERROR", &told.can_set_error, true);
         loader.override_global("ROOT_CGROUP", &told.root_cgroup, true);
         let mut this = Self {
-            ebpf: loader.load(OBJECT).unwrap(),
+            ebpf: loader.load(&object).unwrap(),
             cgroup,
         };
         this.publish(backends);

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The programs and maps of one test, in the kernel.
 //!
-//! Maps are small, not pinned, and gone with the test. Packets go in through
+//! Maps are small, not pinned, and empty when a test begins. Packets go in through
 //! `BPF_PROG_TEST_RUN`: the device is then the loopback of the test's own network namespace.
 //! **Invariant:** nothing of the agent is used, so the tables are exactly what a test wrote.
+//! Read next: `pool.rs`, which loads them.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -11,7 +12,6 @@ use std::net::{IpAddr, SocketAddr};
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, PerCpuArray};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
-use aya::{Ebpf, EbpfLoader};
 use bytemuck::Pod;
 use lb_common::Reason;
 use lb_common::abi::{
@@ -19,13 +19,11 @@ use lb_common::abi::{
     PortSet, Prefix, PrefixKey, SlotKey, names,
 };
 
-use super::support::{OBJECT, can_run};
+use super::pool::Lent;
+pub(crate) use super::pool::Sizes;
+use super::support::can_run;
 use super::wire::Proto;
 
-/// Entries of every map but the connection tables.
-const ENTRIES: u32 = 64;
-/// Entries of the tables of half-open flows.
-const HALF_OPEN: u32 = 8192;
 /// Returns the low 32 bits of jiffies.
 const CLOCK: &str = "lb_clock";
 /// `TC_ACT_UNSPEC`: the next program decides, and no program means pass.
@@ -37,30 +35,6 @@ const REDIRECT: u32 = 7;
 /// Size of `struct __sk_buff`, and where the mark is in it.
 const SK_BUFF: usize = 192;
 const MARK: usize = 8;
-
-/// What may differ between the kernels of tests.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Sizes {
-    /// Entries of each table of established flows.
-    pub(crate) connections: u32,
-    /// What the programs believe a second to be, in jiffies.
-    pub(crate) hz: u32,
-    /// The bit of the mark that asks for masquerading.
-    pub(crate) mark: u32,
-    /// The pool of masquerade ports: first and last port of each range.
-    pub(crate) snat_ports: [u16; 8],
-}
-
-impl Default for Sizes {
-    fn default() -> Self {
-        Self {
-            connections: 64,
-            hz: 1_000_000_000,
-            mark: 0x4000,
-            snat_ports: [1024, 29_999, 61_000, 65_535, 1, 0, 1, 0],
-        }
-    }
-}
 
 /// Where a packet is seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,35 +98,22 @@ unsafe impl<T: Pod> aya::Pod for Plain<T> {}
 
 /// The programs and maps of one test.
 pub(crate) struct Kernel {
-    ebpf: Ebpf,
+    ebpf: Lent,
     started: u32,
 }
 
 impl Kernel {
-    /// Loads everything. None, with the reason printed, when the machine does not let us.
+    /// Everything loaded, and every map empty. None, with the reason printed, when the machine
+    /// does not let us.
     pub(crate) fn open(sizes: Sizes) -> Option<Self> {
         if !can_run() {
             return None;
         }
-        let mut loader = EbpfLoader::new();
-        loader.override_global("HZ", &sizes.hz, true);
-        loader.override_global("MASQUERADE_MARK", &sizes.mark, true);
-        loader.override_global("SNAT_PORTS", &sizes.snat_ports, true);
-        for &name in names::ALL {
-            let entries = match name {
-                names::CONNS_V4 | names::CONNS_V6 => sizes.connections,
-                // The kernel makes room long before such a table is full.
-                names::HALF_OPEN_V4 | names::HALF_OPEN_V6 => HALF_OPEN,
-                names::REASONS | names::RECENT | names::FRONTEND_PORTS => continue,
-                _ => ENTRIES,
-            };
-            loader.map_max_entries(name, entries);
-        }
-        let ebpf = loader.load(OBJECT).unwrap();
-        let mut kernel = Self { ebpf, started: 0 };
+        let mut ebpf = Lent::take(sizes);
         for name in [CLOCK, Hook::Ingress.program(), Hook::Egress.program()] {
-            kernel.load(name);
+            ebpf.load(name);
         }
+        let mut kernel = Self { ebpf, started: 0 };
         kernel.started = kernel.now();
         Some(kernel)
     }
@@ -160,14 +121,8 @@ impl Kernel {
     /// Loads the programs for devices without link-layer headers, which few tests need.
     pub(crate) fn load_l3(&mut self) {
         for hook in [Hook::IngressL3, Hook::EgressL3] {
-            self.load(hook.program());
+            self.ebpf.load(hook.program());
         }
-    }
-
-    fn load(&mut self, name: &str) {
-        let program: &mut SchedClassifier =
-            self.ebpf.program_mut(name).unwrap().try_into().unwrap();
-        program.load().unwrap();
     }
 
     /// Sends a frame through a hook; gives the verdict and the frame as the program left it.

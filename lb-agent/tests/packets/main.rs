@@ -16,6 +16,7 @@
 mod case;
 mod checksums;
 mod collisions;
+mod contents;
 mod drops;
 mod fragments;
 mod icmp;
@@ -26,11 +27,14 @@ mod malformed;
 mod masquerade;
 mod message;
 mod neighbours;
+mod pool;
 mod reject;
 mod reselect;
 mod sctp;
 mod spread;
 #[path = "../support/mod.rs"]
 mod support;
+#[path = "../support/syscall.rs"]
+mod syscall;
 mod untouched;
 mod wire;

@@ -21,6 +21,9 @@ pub struct PortSet {
 plain!(PortSet, 3 * WORDS * 4);
 
 impl PortSet {
+    /// Words of one protocol, a power of two.
+    pub const WORDS: usize = WORDS;
+
     /// Row, word and bit of a port; unknown protocols have those of TCP.
     #[inline(always)]
     pub const fn place(port: u16, number: u8) -> (usize, usize, u32) {

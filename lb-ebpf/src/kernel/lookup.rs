@@ -18,6 +18,7 @@ use lb_common::{Address as _, Reason};
 use lb_ebpf::tables::{Dialled, Lookup};
 
 use super::maps::{CURSORS, REASONS, SERVICE_STATS, SLOTS, VERSIONS};
+use super::settings;
 use super::socket::Socket;
 use super::time::{jiffies, ticks};
 use super::{Host, World};
@@ -52,7 +53,14 @@ macro_rules! answer {
                 let Some(cursor) = CURSORS.get_ptr_mut(service) else {
                     return 0;
                 };
-                fetch_add(cursor, 1)
+                if settings::has_fetch() {
+                    return fetch_add(cursor, 1);
+                }
+                // SAFETY: an aligned word. Two processors may read the same, which is as far as a
+                // kernel goes that cannot add and tell.
+                let before = unsafe { ptr::read_volatile(cursor) };
+                atomic_add(cursor, 1);
+                before
             }
 
             #[inline(always)]
@@ -163,7 +171,7 @@ fn find_prefix<F: Host>(table: u32, address: &F::Addr) -> Option<&'static F::Add
 fn fetch_add(word: *mut u64, add: u64) -> u64 {
     let mut value = add;
     // SAFETY: `word` is an aligned element of a map that is only ever used through here.
-    // KERNEL: >= 5.12 (BPF_FETCH, commit 5ffa25502b5a).
+    // KERNEL: >= 5.12 (BPF_FETCH, commit 5ffa25502b5a); the loader replaces it for those before.
     unsafe {
         asm!(
             "{value} = atomic_fetch_add((u64 *)({word} + 0), {value})",

@@ -4,6 +4,7 @@
 //!
 //! **Invariant:** "no" is always right; "yes" promises nothing.
 
+use core::arch::asm;
 use core::ptr;
 
 use lb_common::abi::{Action, Conn, ConnKey, Hook, PortSet, RECENT as RECENT_STAMPS, proto};
@@ -30,10 +31,30 @@ pub(super) fn is_frontend_port(port: u16, number: u8) -> bool {
         return true;
     };
     let (row, word, bit) = PortSet::place(port, number);
+    let word = within::<{ PortSet::WORDS - 1 }>(word);
     // SAFETY: within the bits, for every port; an aligned word, read volatile because the agent
     // writes it while programs run.
     let word = unsafe { ptr::read_volatile((&raw const (*set).bits[row]).cast::<u32>().add(word)) };
     word & bit != 0
+}
+
+/// A number that is at most `MAX`, one less than a power of two, for the verifier to see.
+///
+/// VERIFIER: older ones know nothing of what swapping bytes leaves; the compiler does, and would leave
+/// the mask out.
+#[inline(always)]
+fn within<const MAX: usize>(number: usize) -> usize {
+    let mut within = number;
+    // SAFETY: changes one register.
+    unsafe {
+        asm!(
+            "{within} &= {max}",
+            within = inout(reg) within,
+            max = const MAX,
+            options(pure, nomem, nostack),
+        );
+    }
+    within
 }
 
 /// Time in the units of `RECENT`, never 0.

@@ -26,6 +26,10 @@ static SOCKETS_OF_PODS: u32 = 0;
 #[unsafe(no_mangle)]
 static CAN_SET_ERROR: u32 = 0;
 
+/// Not 0: the kernel knows additions to memory that tell the value before.
+#[unsafe(no_mangle)]
+static HAS_FETCH: u32 = 1;
+
 /// For how many seconds a socket that is not connected keeps a backend that it does not send to.
 #[unsafe(no_mangle)]
 static SOCKET_IDLE_SECS: u32 = 180;
@@ -79,6 +83,13 @@ pub(super) fn serves_pods() -> bool {
 pub(super) fn can_set_error() -> bool {
     // SAFETY: a constant of the program.
     unsafe { ptr::read_volatile(&raw const CAN_SET_ERROR) != 0 }
+}
+
+/// Whether the kernel knows additions to memory that tell the value before.
+#[inline(always)]
+pub(super) fn has_fetch() -> bool {
+    // SAFETY: a constant of the program.
+    unsafe { ptr::read_volatile(&raw const HAS_FETCH) != 0 }
 }
 
 /// For how many seconds a socket that is not connected keeps a backend that it does not send to.

@@ -6,7 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a test ends at the first failure")]
 
 use lb_common::Reason;
-use lb_lab::Node;
+use lb_lab::{Node, agent};
 use serde_json::Value;
 
 /// The programmed tables: everything that only the agent writes.
@@ -47,6 +47,21 @@ pub(crate) fn reason(node: &Node, reason: Reason) -> u64 {
     let found = bpftool(node, &lookup);
     let values = found["formatted"]["values"].as_array().unwrap().iter();
     values.map(|value| value["value"].as_u64().unwrap()).sum()
+}
+
+/// Whether the kernel has a feature, by the name that `lb-agent doctor` gives it.
+pub(crate) fn kernel_has(node: &Node, feature: &str) -> bool {
+    let binary = agent::find_binary().unwrap();
+    let text = node.output(&format!(
+        "{} doctor -o json --bpffs {} --cgroup {}",
+        binary.display(),
+        node.bpffs().display(),
+        node.cgroup().display()
+    ));
+    let told: Value = serde_json::from_str(&text.unwrap()).unwrap();
+    let features = told["features"].as_array().unwrap();
+    let found = features.iter().find(|found| found["feature"] == feature);
+    found.unwrap()["here"].as_bool().unwrap()
 }
 
 /// The counters that are not zero.

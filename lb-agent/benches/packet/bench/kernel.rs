@@ -12,6 +12,7 @@ use aya::maps::{Array, HashMap, ProgramArray};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use bytemuck::Pod;
+use lb_agent::datapath::fit;
 use lb_common::abi::{
     Conn, ConnKey, Iface, IfaceFlags, PREFIX_TABLE_BITS, PortSet, Prefix, PrefixTable, names,
     version_index,
@@ -84,10 +85,10 @@ impl Kernel {
             bail!("the programs were not compiled (LB_SKIP_BPF)");
         }
         let mut loader = EbpfLoader::new();
-        let (hz, csum_ipv6) = (ticks_per_second()?, csum_ipv6_flag());
+        let hz = ticks_per_second()?;
         loader.override_global("HZ", &hz, true);
-        loader.override_global("CSUM_IPV6", &csum_ipv6, true);
-        let mut shipped = loader.load(SHIPPED).context("load the packet path")?;
+        let object = fit(&mut loader, SHIPPED);
+        let mut shipped = loader.load(&object).context("load the packet path")?;
         for name in ["lb_tc_ingress", "lb_tc_egress"] {
             load_program(&mut shipped, name)?;
         }
@@ -341,12 +342,4 @@ fn ticks_per_second() -> Result<u32> {
         .checked_div(tick)
         .context("a clock that stands still")?;
     Ok(u32::try_from(hz)?)
-}
-
-/// As the agent chooses it: `BPF_F_IPV6` where the kernel's type information has it.
-fn csum_ipv6_flag() -> u32 {
-    const NAME: &[u8] = b"\0BPF_F_IPV6\0";
-    let types = std::fs::read("/sys/kernel/btf/vmlinux").unwrap_or_default();
-    let known = types.windows(NAME.len()).any(|window| window == NAME);
-    if known { 1 << 7 } else { 0 }
 }

@@ -200,10 +200,9 @@ fn program<'a>(
         .and_then(|program| program.try_into().ok())
         .ok_or(DatapathError::Missing { name })?;
     if program.fd().is_err() {
-        program.load().map_err(|source| DatapathError::Program {
-            name,
-            source: Box::new(source),
-        })?;
+        program
+            .load()
+            .map_err(|error| DatapathError::refused(name, error))?;
     }
     Ok(program)
 }

@@ -20,14 +20,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use aya::sys::BpfHelper;
-
 use super::DatapathConfig;
 use super::error::DatapathError;
+use super::kernel::{Feature, has};
 use super::loader::SocketSettings;
 use super::maps::KernelTables;
 use super::pins::Pins;
-use super::probe::has_helper;
 use crate::error_chain;
 use namespaces::Namespaces;
 use stale::Stale;
@@ -35,7 +33,7 @@ use stale::Stale;
 pub(super) use diag::local_addresses;
 pub(super) use hooks::{PROGRAMS, SocketHooks, fresh_pin};
 pub(super) use namespaces::PodLearner;
-pub(super) use probe::{attached, probe};
+pub(super) use probe::{attached, can_end, probe};
 pub(super) use query::ours_on;
 pub(super) use trigger::Trigger;
 
@@ -175,8 +173,7 @@ pub(super) fn prepare(config: &SocketConfig) -> (SocketSettings, Option<String>)
         Err(why) => return (settings, Some(why)),
     }
     settings.of_pods = config.mode == SocketLb::All;
-    settings.can_set_error = has_helper(BpfHelper::BPF_FUNC_set_retval);
-    if !settings.can_set_error {
+    if !has(Feature::SetRetval) {
         tracing::info!(
             "this kernel lets no program choose the error of connect(): where a Service has no \
              endpoints, processes of this node get EPERM instead of ECONNREFUSED"

@@ -15,6 +15,7 @@ use aya::programs::{CgroupAttachMode, CgroupSockAddr};
 use aya::{Ebpf, EbpfLoader};
 
 use super::super::error::DatapathError;
+use super::super::kernel::fit;
 use super::super::loader::OBJECT;
 
 /// KERNEL: >= 4.12, `SO_COOKIE`.
@@ -48,8 +49,9 @@ pub fn learn_netns_cookie(cgroup: &Path) -> Result<u64, DatapathError> {
         // The maps of this object are for nothing but being there.
         loader.map_max_entries(name, 1);
     }
+    let object = fit(&mut loader, OBJECT);
     let mut ebpf = loader
-        .load(OBJECT)
+        .load(&object)
         .map_err(|source| DatapathError::Object {
             source: Box::new(source),
         })?;
@@ -71,10 +73,7 @@ pub fn learn_netns_cookie(cgroup: &Path) -> Result<u64, DatapathError> {
 }
 
 fn attach(ebpf: &mut Ebpf, cgroup: &Path) -> Result<(), DatapathError> {
-    let failed = |source| DatapathError::Program {
-        name: LEARN,
-        source: Box::new(source),
-    };
+    let failed = |error| DatapathError::refused(LEARN, error);
     let program: &mut CgroupSockAddr = ebpf
         .program_mut(LEARN)
         .and_then(|program| program.try_into().ok())

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What sockets need: a hierarchy, programs for it, the way to tell a namespace, the way to end one.
+//! What sockets need: a hierarchy, programs for it, the way to end one.
 //!
 //! **Invariant:** as in `datapath::probe`: what is tried goes away with the call. The socket that is
 //! ended is its own.
@@ -11,13 +11,12 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use aya::programs::ProgramType;
-use aya::sys::{BpfHelper, is_program_supported};
+use aya::sys::is_program_supported;
 
 use super::diag::{Diag, Family};
 use super::hooks::{self, PROGRAMS};
-use super::netns_cookie;
 use crate::datapath::link::Link;
-use crate::datapath::probe::{Finding, Health, has_helper};
+use crate::datapath::probe::{Finding, Health};
 use crate::error_chain;
 
 /// Who is not served without it.
@@ -25,13 +24,7 @@ const NOT_SERVED: &str = "processes of this node and pods on its network are not
 
 /// Looks at what serving sockets takes.
 pub(in crate::datapath) fn probe(cgroup: Option<&Path>) -> Vec<Finding> {
-    vec![
-        hierarchy(cgroup),
-        programs(),
-        namespace(),
-        errors(),
-        ending(),
-    ]
+    vec![hierarchy(cgroup), programs()]
 }
 
 fn hierarchy(cgroup: Option<&Path>) -> Finding {
@@ -58,49 +51,8 @@ fn programs() -> Finding {
     }
 }
 
-fn namespace() -> Finding {
-    const WHAT: &str = "network namespace";
-    match netns_cookie() {
-        Ok(cookie) => Finding::new(WHAT, Health::Fine, format!("its cookie is {cookie}")),
-        Err(error) if error.kind() == io::ErrorKind::Unsupported => {
-            let detail = "the kernel does not tell its cookie (Linux 5.14 does); the agent learns it \
-                          by a call of its own, and must be in the cgroup for that";
-            Finding::new(WHAT, Health::Less, detail)
-        }
-        Err(error) => Finding::new(WHAT, Health::Lacking, error.to_string()),
-    }
-}
-
-fn errors() -> Finding {
-    const WHAT: &str = "errors of connect()";
-    if has_helper(BpfHelper::BPF_FUNC_set_retval) {
-        let detail = "ECONNREFUSED where a Service has no endpoints";
-        return Finding::new(WHAT, Health::Fine, detail);
-    }
-    let detail = "EPERM where a Service has no endpoints: the kernel lets no program choose the error \
-                  (Linux 6.1 does)";
-    Finding::new(WHAT, Health::Less, detail)
-}
-
-fn ending() -> Finding {
-    const WHAT: &str = "ending sockets";
-    match end_one() {
-        Ok(()) => {
-            let detail = "connected sockets of UDP get an error when their backend goes";
-            Finding::new(WHAT, Health::Fine, detail)
-        }
-        Err(error) => {
-            let detail = format!(
-                "connected sockets of UDP go on sending to a backend that is gone \
-                 (CONFIG_INET_DIAG_DESTROY): {error}"
-            );
-            Finding::new(WHAT, Health::Less, detail)
-        }
-    }
-}
-
-/// Ends a socket of this process.
-fn end_one() -> io::Result<()> {
+/// Ends a socket of this process, to find out whether the kernel lets sockets be ended.
+pub(in crate::datapath) fn can_end() -> io::Result<()> {
     let listening = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
     socket.connect(listening.local_addr()?)?;

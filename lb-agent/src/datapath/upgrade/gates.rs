@@ -46,10 +46,7 @@ pub(super) fn fill(pins: &Pins, newer: &mut Ebpf) -> Result<(), DatapathError> {
         if !path.exists() {
             continue;
         }
-        let refused = |source: ProgramError| DatapathError::Program {
-            name,
-            source: Box::new(source),
-        };
+        let refused = |error: ProgramError| DatapathError::refused(name, error);
         let older = SchedClassifier::from_pin(path).map_err(refused)?;
         programs
             .set(number, older.fd().map_err(refused)?, 0)
