@@ -11,6 +11,7 @@ mod common;
 #[macro_use]
 mod cluster;
 mod affinity;
+mod brief;
 mod bulk;
 mod chart;
 mod clusterip;

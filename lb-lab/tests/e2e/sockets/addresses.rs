@@ -17,7 +17,7 @@ use crate::external::{External, own_addresses, towards_other_nodes};
 in_every_topology!(a_node_reaches_backends_on_itself_and_on_another_node_as_itself);
 
 /// The addresses of a node that a server on it may see.
-pub(super) fn seen_on_itself(node: &Node) -> Vec<IpAddr> {
+pub(crate) fn seen_on_itself(node: &Node) -> Vec<IpAddr> {
     let mut addresses = own_addresses(node);
     addresses.retain(|address| !address.is_loopback());
     addresses

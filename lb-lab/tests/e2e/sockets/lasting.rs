@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 
 use lb_lab::{Builder, Host, HttpClient, Pod, UdpClient};
 
-use super::{Unconnected, callers, forms, loopback};
+use super::{Unconnected, callers, forms, loopback, refusal};
 use crate::cluster::{Cluster, TARGET, Vip, in_default_and_routed, own};
 use crate::external::External;
 
@@ -37,11 +37,11 @@ impl Lasting {
     }
 
     /// None can send.
-    fn assert_refused(&self, when: &str) {
+    fn assert_refused(&self, expected: ErrorKind, when: &str) {
         for (remote, socket) in &self.0 {
             let sent = socket.0.send_to(b"hostname", remote);
             let kind = sent.map_err(|error| error.kind());
-            assert_eq!(kind, Err(ErrorKind::ConnectionRefused), "{when}: {remote}");
+            assert_eq!(kind, Err(expected), "{when}: {remote}");
         }
     }
 }
@@ -88,8 +88,9 @@ fn follow_every_replacement(builder: Builder) {
     cluster.set_endpoints(vip, &[&far]);
     all_by("far", "the other one went");
     cluster.set_endpoints(vip, &[]);
+    let refusal = refusal(cluster.node(0));
     for sockets in &sockets {
-        sockets.assert_refused("scaled to nothing");
+        sockets.assert_refused(refusal, "scaled to nothing");
     }
     cluster.set_endpoints(vip, &[&third]);
     all_by("third", "scaled up again");

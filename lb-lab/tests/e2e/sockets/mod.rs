@@ -18,9 +18,12 @@ use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
-use lb_lab::{Host, HttpClient, LabError, UdpClient};
+use lb_lab::{Host, HttpClient, LabError, Node, UdpClient};
 
 use crate::cluster::{CONNECT_MAX, Cluster, fail};
+use crate::inspect;
+
+pub(crate) use addresses::seen_on_itself;
 
 /// How long the refusals of three sockets may take.
 const REFUSED_MAX: Duration = Duration::from_millis(300);
@@ -92,6 +95,16 @@ struct Met {
     sources: [IpAddr; 3],
 }
 
+/// What a socket is told where a packet would be refused: an error of the program's choice only where
+/// the kernel lets it choose one.
+pub(crate) fn refusal(node: &Node) -> ErrorKind {
+    if inspect::kernel_has(node, "bpf_set_retval") {
+        ErrorKind::ConnectionRefused
+    } else {
+        ErrorKind::PermissionDenied
+    }
+}
+
 /// Dials an address in every way; each socket must be shown the address that it dialled.
 fn meet(caller: &Host, remote: SocketAddr) -> Met {
     let source = |text: &str| text.split(' ').next().unwrap().parse().unwrap();
@@ -123,7 +136,7 @@ fn meet(caller: &Host, remote: SocketAddr) -> Met {
 }
 
 /// Dials an address in all forms: this server must answer, and see one of these sources.
-fn assert_met(caller: &Host, remote: SocketAddr, name: &str, sources: &[IpAddr]) {
+pub(crate) fn assert_met(caller: &Host, remote: SocketAddr, name: &str, sources: &[IpAddr]) {
     for remote in forms(remote) {
         let met = meet(caller, remote);
         assert_eq!(met.names, [name; 3], "{caller:?} to {remote}");
@@ -135,7 +148,7 @@ fn assert_met(caller: &Host, remote: SocketAddr, name: &str, sources: &[IpAddr])
 }
 
 /// Each socket must fail at its first call with this error, before any packet could be answered.
-fn assert_fails(caller: &Host, remote: SocketAddr, expected: ErrorKind) {
+pub(crate) fn assert_fails(caller: &Host, remote: SocketAddr, expected: ErrorKind) {
     let kind = |error: LabError| {
         if let LabError::Io { source, .. } = error {
             return source.kind();

@@ -10,7 +10,7 @@ use lb_common::Reason;
 use lb_lab::Host;
 
 use super::addresses::seen_on_itself;
-use super::{assert_fails, assert_met, callers, loopback};
+use super::{assert_fails, assert_met, callers, loopback, refusal};
 use crate::cluster::{Cluster, in_default_and_routed};
 use crate::external::{External, towards_other_nodes};
 use crate::inspect;
@@ -28,13 +28,14 @@ fn processes_of_a_node_are_refused_at_once_without_endpoints() {
         cluster.publish(&service.vip, &[]);
         cluster.start_agents();
         let callers = callers(&cluster, 0);
+        let refusal = refusal(cluster.node(0));
         let refused = |cluster: &Cluster, caller: &Host| {
             for family in [0, 1] {
                 let remotes = service.remotes(cluster, 0, family);
                 let port = remotes[0].port();
                 let inside = [service.vip.remotes()[family], loopback(family, port)];
                 for remote in remotes.into_iter().chain(inside) {
-                    assert_fails(caller, remote, ErrorKind::ConnectionRefused);
+                    assert_fails(caller, remote, refusal);
                 }
             }
         };
