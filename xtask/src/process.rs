@@ -11,7 +11,7 @@ use std::fs::File;
 use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -159,10 +159,14 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
+/// Logs so far: several commands may run at once.
+static LOGS: AtomicU32 = AtomicU32::new(0);
+
 /// Runs a command with its output in a log; the person sees the label and the time.
 pub(crate) fn quietly(label: &str, command: &mut Command) -> Result<()> {
     let typed = typed(command);
-    let name = format!("lb-xtask-{}.log", std::process::id());
+    let number = LOGS.fetch_add(1, Ordering::Relaxed);
+    let name = format!("lb-xtask-{}-{number}.log", std::process::id());
     let log = env::temp_dir().join(name);
     let file = File::create(&log).with_context(|| format!("create {}", log.display()))?;
     command

@@ -236,7 +236,7 @@ pub(crate) const NEEDS: &[Need] = &[
         "tcpdump",
         &["tcpdump"],
         &["--version"],
-        RUNS,
+        RUNS_ANYWHERE,
         "captures: checksums, retransmissions",
     ),
     tool(

@@ -39,6 +39,12 @@ impl Archive {
         )
     }
 
+    /// Whether it has Debian's own packages.
+    pub(crate) fn is_of_debian() -> bool {
+        let os = fs::read_to_string("/etc/os-release").unwrap_or_default();
+        value(&os, "ID").is_some_and(|id| id == "debian") && Self::of_this_machine().is_ok()
+    }
+
     /// The mirror of the release's security updates.
     pub(crate) fn security_mirror(&self) -> Result<String> {
         let suite = format!("{}-security", self.release);

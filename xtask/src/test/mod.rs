@@ -70,7 +70,7 @@ enum Level {
     Helm,
     /// The net level with long runs; no part of `all`
     Soak(Filter),
-    /// SCTP and VLANs on other kernels, in virtual machines; no part of `all`
+    /// The same tests on other kernels, in virtual machines; of these `all` runs a few on two kernels
     Vm(Vm),
     /// The README's commands on a bare machine, made of a minimal root file system; no part of `all`
     Fresh(Fresh),
@@ -205,9 +205,12 @@ fn run_stages(stages: &[Stage], filter: Option<&str>, soak: bool, runner: Runner
     for stage in stages {
         rows.push((stage.name, run_stage(&built, stage, filter, soak)?));
     }
-    // The chart has no tests that a word could select; one level alone is not asked for it.
+    // Neither has tests that a word could select; one level alone is not asked for them.
     if stages.len() > 1 && filter.is_none() {
         rows.push(("helm", chart()?));
+    }
+    if stages.len() == ALL.len() && filter.is_none() {
+        rows.push(("kernels", kernels()?));
     }
     report(&rows)?;
     match filter {
@@ -220,6 +223,24 @@ fn run_stages(stages: &[Stage], filter: Option<&str>, soak: bool, runner: Runner
 fn chart() -> Result<Outcome> {
     let start = Instant::now();
     let (passed, failed) = helm::test()?;
+    Ok(Outcome {
+        time: start.elapsed(),
+        ..Outcome::of(Counts { passed, failed }, None)
+    })
+}
+
+/// The oldest and the newest kernel, as a stage.
+fn kernels() -> Result<Outcome> {
+    let start = Instant::now();
+    // No privilege could change this, so nobody can ask for it.
+    if let Err(error) = vm::possible() {
+        eprintln!("\nNOT RUN: other kernels, in virtual machines: {error:#}.");
+        return Ok(Outcome {
+            note: "NOT RUN: needs Debian on x86-64".to_owned(),
+            ..Outcome::default()
+        });
+    }
+    let (passed, failed) = vm::quick()?;
     Ok(Outcome {
         time: start.elapsed(),
         ..Outcome::of(Counts { passed, failed }, None)
@@ -268,6 +289,19 @@ impl Outcome {
         Self {
             counts,
             note: note.to_owned(),
+            ..Self::default()
+        }
+    }
+
+    /// A stage that cannot run here, which is a failure where everything has to.
+    fn not_run(why: &str) -> Self {
+        let required = std::env::var_os("LB_REQUIRE_BPF").is_some_and(|value| value == "1");
+        Self {
+            counts: Counts {
+                passed: 0,
+                failed: u64::from(required),
+            },
+            note: format!("NOT RUN: {why}"),
             ..Self::default()
         }
     }
@@ -322,21 +356,11 @@ fn refused(name: &str) -> Option<Outcome> {
     if missing.is_empty() {
         return None;
     }
-    let required = std::env::var_os("LB_REQUIRE_BPF").is_some_and(|value| value == "1");
     let missing = missing.join(", ");
     eprintln!();
     eprintln!("NOT RUN: the level `{name}`, because this process lacks {missing}.");
     eprintln!("         Run it as root: sudo -E env PATH=\"$PATH\" cargo xtask test {name}");
-    let note = format!("NOT RUN: lacks {missing}");
-    let counts = Counts {
-        passed: 0,
-        failed: u64::from(required),
-    };
-    Some(Outcome {
-        counts,
-        note,
-        ..Outcome::default()
-    })
+    Some(Outcome::not_run(&format!("lacks {missing}")))
 }
 
 fn report(rows: &[(&str, Outcome)]) -> Result<()> {

@@ -39,17 +39,19 @@ pub(super) fn build() -> Result<Vec<Program>> {
     build_these(&[])
 }
 
-/// Builds one file of tests, with the workspace's features, so that nothing compiles twice.
-pub(super) fn build_one(package: &str, name: &str) -> Result<PathBuf> {
-    let programs = build_these(&["--test", name])?;
-    let mut built = programs.into_iter();
-    built
-        .find(|program| program.package == package && program.name == name)
-        .map(|program| program.path)
-        .with_context(|| format!("cargo built no test {name} of {package}"))
+impl Program {
+    /// Whether these are the tests of one file below `tests`.
+    pub(super) fn is_test(&self, package: &str, name: &str) -> bool {
+        self.package == package && self.kind == "test" && self.name == name
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
 }
 
-fn build_these(targets: &[&str]) -> Result<Vec<Program>> {
+/// Builds what these flags of cargo's choose, with the workspace's features.
+pub(super) fn build_these(targets: &[&str]) -> Result<Vec<Program>> {
     let mut build = cargo("test");
     build.args(["--workspace", "--locked", "--no-run"]);
     build.args(targets);

@@ -6,18 +6,17 @@
 //! Read next: init.sh, the machine's first process.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::{Context as _, Result, bail};
 
-use super::Test;
 use super::kernel::Kernel;
+use super::stage::{Content, executable, stripped, text};
 use crate::process::{command, find_program, quietly};
 
 /// What the lab's networks and the tests need; what they depend on comes along.
-const MODULES: [&str; 13] = [
+const MODULES: [&str; 15] = [
     "veth",
     "bridge",
     "br_netfilter",
@@ -31,21 +30,13 @@ const MODULES: [&str; 13] = [
     "nft_masq",
     "sch_ingress",
     "cls_bpf",
+    "tcp_diag",
+    "udp_diag",
 ];
 /// The programs that the lab runs. busybox has the others.
-const TOOLS: [&str; 5] = ["ip", "bridge", "nft", "ethtool", "bpftool"];
-
-/// What goes into every machine.
-pub(super) struct Content<'a> {
-    pub(super) agent: &'a Path,
-    /// Names that tests are called by, and the programs.
-    pub(super) programs: &'a [(String, PathBuf)],
-    pub(super) tests: &'a [Test],
-    /// How long one test may take.
-    pub(super) limit_secs: u64,
-    /// What the lab's bounds are multiplied by.
-    pub(super) slow: u32,
-}
+const TOOLS: [&str; 7] = [
+    "ip", "bridge", "nft", "ethtool", "bpftool", "tcpdump", "bash",
+];
 
 /// Makes the file system of a kernel's machine below `dir` and packs it.
 pub(super) fn make(kernel: &Kernel, content: &Content<'_>, dir: &Path) -> Result<PathBuf> {
@@ -54,7 +45,7 @@ pub(super) fn make(kernel: &Kernel, content: &Content<'_>, dir: &Path) -> Result
         fs::remove_dir_all(&root).with_context(|| format!("remove {}", root.display()))?;
     }
     for folder in [
-        "bin", "sbin", "modules", "tests", "proc", "sys", "dev", "tmp", "run",
+        "bin", "sbin", "modules", "tests", "proc", "sys", "dev", "etc", "tmp", "run",
     ] {
         let folder = root.join(folder);
         fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
@@ -66,19 +57,16 @@ pub(super) fn make(kernel: &Kernel, content: &Content<'_>, dir: &Path) -> Result
         let path = find_program(tool).with_context(|| format!("find {tool}"))?;
         image.program(&path, &format!("sbin/{tool}"))?;
     }
-    image.program(content.agent, "tests/lb-agent")?;
-    for (name, path) in content.programs {
-        image.program(path, &format!("tests/{name}"))?;
-    }
-    let tests = content.tests.iter().map(Test::full_name);
-    image.text("tests/list", &(tests.collect::<Vec<_>>().join("\n") + "\n"))?;
+    content.write(&root.join("tests"), &[])?;
+    image.libraries(content.agent)?;
+    image.libraries(&content.chosen.program)?;
     image.modules(kernel)?;
-    let init = include_str!("init.sh")
-        .replace("@SLOW@", &content.slow.to_string())
-        .replace("@LIMIT@", &content.limit_secs.to_string());
-    image.text("init", &init)?;
-    let executable = fs::Permissions::from_mode(0o755);
-    fs::set_permissions(root.join("init"), executable).context("make /init executable")?;
+    // tcpdump asks who it is, and becomes a user of its own when it reads.
+    let users = "root:x:0:0:root:/:/bin/sh\ntcpdump:x:100:100::/:/bin/sh\n";
+    text(&root, "etc/passwd", users)?;
+    text(&root, "etc/group", "root:x:0:\ntcpdump:x:100:\n")?;
+    text(&root, "init", include_str!("init.sh"))?;
+    executable(&root.join("init"))?;
     pack(&root, &dir.join("initramfs"))
 }
 
@@ -87,23 +75,14 @@ struct Image<'a> {
 }
 
 impl Image<'_> {
-    fn text(&self, name: &str, text: &str) -> Result<()> {
-        let path = self.root.join(name);
-        fs::write(&path, text).with_context(|| format!("write {}", path.display()))
+    /// A program with every library that it is linked with.
+    fn program(&self, from: &Path, to: &str) -> Result<()> {
+        stripped(from, &self.root.join(to))?;
+        self.libraries(from)
     }
 
-    /// A program without its symbols, with every library that it is linked with.
-    fn program(&self, from: &Path, to: &str) -> Result<()> {
-        let mut strip = command("strip");
-        strip.arg("-o").arg(self.root.join(to)).arg(from);
-        let output = strip.output().context("start strip")?;
-        if !output.status.success() {
-            bail!(
-                "strip {}: {}",
-                from.display(),
-                String::from_utf8_lossy(&output.stderr)
-            );
-        }
+    /// Every library that a program is linked with.
+    fn libraries(&self, from: &Path) -> Result<()> {
         let mut ldd = command("ldd");
         let output = ldd.arg(from).stderr(Stdio::null()).output();
         // A program that is linked with nothing is none that ldd knows.
@@ -158,7 +137,7 @@ impl Image<'_> {
             list += name;
             list.push('\n');
         }
-        self.text("modules/list", &list)
+        text(self.root, "modules/list", &list)
     }
 }
 

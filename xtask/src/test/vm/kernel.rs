@@ -21,7 +21,7 @@ use crate::process::{cache_dir, command, quietly};
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// A kernel that Debian has as a package for virtual machines.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub(super) enum Release {
     /// Debian 11
     #[value(name = "5.10")]
@@ -62,7 +62,6 @@ impl Release {
 
 /// A kernel that can be booted.
 pub(super) struct Kernel {
-    pub(super) release: Release,
     /// As `uname -r` has it.
     pub(super) version: String,
     /// The kernel itself, an ELF file.
@@ -89,7 +88,6 @@ impl Kernel {
         }
         let (base, version) = modules_of(&dir)?;
         Ok(Self {
-            release,
             version,
             vmlinux: dir.join("vmlinux"),
             base,
@@ -139,10 +137,14 @@ fn make(release: Release, dir: &Path) -> Result<()> {
     let mut depmod = command("depmod");
     depmod.arg("-b").arg(&base).arg(&version);
     quietly("depmod", &mut depmod)?;
-    extract(
-        &dir.join("root/boot").join(format!("vmlinuz-{version}")),
-        &dir.join("vmlinux"),
-    )
+    // Newer packages have the image among the modules.
+    let places = [
+        dir.join("root/boot").join(format!("vmlinuz-{version}")),
+        base.join("lib/modules").join(&version).join("vmlinuz"),
+    ];
+    let image = places.iter().find(|place| place.is_file());
+    let image = image.with_context(|| format!("find the image of Linux {version}"))?;
+    extract(image, &dir.join("vmlinux"))
 }
 
 /// Downloads the packages of a kernel by an apt of its own, which knows no other source.

@@ -1,63 +1,165 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a machine says of itself on its serial line, and what becomes of its tests by that.
+//! What a machine says on its serial line, as results.
 //!
-//! **Invariant:** a test has passed only if its own line says so; whatever is missing has failed.
-//! Read next: init.sh, which writes the lines.
+//! **Invariant:** only what was said counts: whatever is missing has failed.
+//! Read next: run.sh and init.sh, which write the lines.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
+
+use super::suites::Test;
+
+/// Stands for the tests of a program that one process runs.
+pub(super) const TOGETHER: &str = "-";
 
 /// What a machine has said so far.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Report {
     /// Time since the kernel's start at which tests could begin, and the kernel's version.
     pub(super) up: Option<(Duration, String)>,
-    /// Tests that have ended: name as `program name`, whether it passed, how long it took.
-    pub(super) results: Vec<(String, bool, Duration)>,
+    /// What the agent's doctor found, as JSON.
+    pub(super) doctor: Option<String>,
+    /// What the verifier gate measured: kernel, program, numbers.
+    pub(super) budget: Vec<String>,
+    /// Tests that have ended, as `program name`: whether they passed.
+    results: BTreeMap<String, bool>,
+    /// How long a process took, as `program name` or `program -`.
+    times: BTreeMap<String, Duration>,
+    /// What this kernel has not got, by test.
+    lacks: BTreeMap<String, String>,
     /// What is wrong beside the tests.
     pub(super) broken: Vec<String>,
+    /// When the last process ended, since the kernel's start.
+    pub(super) last: Duration,
     /// It has come to its end.
     pub(super) ended: bool,
+    /// The program whose tests one process is running.
+    together: Option<String>,
+}
+
+/// What became of a test.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Passed,
+    Failed,
+    /// The kernel has not got what the test is about.
+    Lacks(String),
+    Missing,
+}
+
+/// What a line tells the person who waits.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum News {
+    Up,
+    /// A process with tests begins.
+    Begin(String),
+    /// One test of many in a process.
+    One,
+    /// A process with tests has ended.
+    End {
+        name: String,
+        passed: bool,
+        time: Duration,
+    },
 }
 
 impl Report {
     /// Takes in a line of the serial line.
-    pub(super) fn read(&mut self, line: &str) {
+    pub(super) fn read(&mut self, line: &str) -> Option<News> {
         let line = line.trim_end();
         if line.contains("Kernel panic") {
             self.broken.push(line.to_owned());
         }
+        if let Some(row) = line.strip_prefix("BUDGET ") {
+            self.budget.push(row.to_owned());
+        }
+        if let Some((name, passed)) = libtest(line)
+            && let Some(program) = &self.together
+        {
+            self.results.insert(format!("{program} {name}"), passed);
+            return Some(News::One);
+        }
         // Something else may have written to the line without ending it.
-        let Some(start) = line.find("VM-") else {
-            return;
-        };
-        let Some((word, rest)) = line[start..].split_once(' ') else {
-            return;
-        };
+        let start = line.find("VM-")?;
+        let (word, rest) = line[start..].split_once(' ')?;
         let fields: Vec<&str> = rest.split(' ').collect();
         match (word, fields.as_slice()) {
             ("VM-UP", [time, version]) => {
                 self.up = seconds(time).map(|time| (time, (*version).to_owned()));
+                return Some(News::Up);
+            }
+            ("VM-DOCTOR", _) => self.doctor = Some(rest.to_owned()),
+            ("VM-BEGIN", [program, name]) => {
+                self.together = (*name == TOGETHER).then(|| (*program).to_owned());
+                return Some(News::Begin(rest.to_owned()));
             }
             ("VM-RESULT", [program, name, code, begin, end]) => {
-                let (Some(begin), Some(end)) = (seconds(begin), seconds(end)) else {
-                    return;
-                };
-                let took = end.saturating_sub(begin);
-                self.results
-                    .push((format!("{program} {name}"), *code == "0", took));
+                return self.end([program, name], *code == "0", begin, end);
+            }
+            ("VM-LACKS", [program, name, what]) => {
+                self.lacks
+                    .insert(format!("{program} {name}"), (*what).to_owned());
             }
             ("VM-BROKEN", _) => self.broken.push(rest.to_owned()),
             ("VM-END", [_]) => self.ended = true,
             _ => {}
         }
+        None
     }
 
-    /// Whether a test has passed, and how long it took; `None` for one without a result.
-    pub(super) fn of(&self, name: &str) -> Option<(bool, Duration)> {
-        let mut results = self.results.iter();
-        results
-            .find(|result| result.0 == name)
-            .map(|result| (result.1, result.2))
+    fn end(
+        &mut self,
+        [program, name]: [&str; 2],
+        passed: bool,
+        begin: &str,
+        end: &str,
+    ) -> Option<News> {
+        self.last = seconds(end)?;
+        let time = self.last.saturating_sub(seconds(begin)?);
+        let full = format!("{program} {name}");
+        self.together = None;
+        self.times.insert(full.clone(), time);
+        if name != TOGETHER {
+            self.results.insert(full.clone(), passed);
+        } else if !passed
+            && !self
+                .results
+                .iter()
+                .any(|(of, passed)| !passed && of.starts_with(program))
+        {
+            self.broken.push(format!("{program} did not end well"));
+        }
+        Some(News::End {
+            name: full,
+            passed,
+            time,
+        })
+    }
+
+    /// What became of a test.
+    pub(super) fn of(&self, test: &Test) -> Verdict {
+        let name = test.full_name();
+        match (self.lacks.get(&name), self.results.get(&name)) {
+            (Some(what), None) => Verdict::Lacks(what.clone()),
+            (_, Some(true)) => Verdict::Passed,
+            (_, Some(false)) => Verdict::Failed,
+            (None, None) => Verdict::Missing,
+        }
+    }
+
+    /// How long a test took, or the process that ran it with others.
+    pub(super) fn time(&self, program: &str, name: &str) -> Option<Duration> {
+        self.times.get(&format!("{program} {name}")).copied()
+    }
+}
+
+/// The name and the result in a line `test NAME ... ok`.
+fn libtest(line: &str) -> Option<(&str, bool)> {
+    let (name, result) = line.strip_prefix("test ")?.split_once(" ... ")?;
+    match result {
+        "ok" => Some((name, true)),
+        "FAILED" => Some((name, false)),
+        _ => None,
     }
 }
 
@@ -79,6 +181,13 @@ mod tests {
         report
     }
 
+    fn test(name: &str) -> Test {
+        Test {
+            suite: "vm",
+            name: name.to_owned(),
+        }
+    }
+
     #[test]
     fn a_test_without_a_result_has_none() {
         let said = report(&[
@@ -91,8 +200,9 @@ mod tests {
             said.up,
             Some((Duration::from_millis(4_500), "6.12.1".to_owned()))
         );
-        assert_eq!(said.of("vm a"), Some((true, Duration::from_millis(2_500))));
-        assert_eq!(said.of("vm b"), None);
+        assert_eq!(said.of(&test("a")), Verdict::Passed);
+        assert_eq!(said.time("vm", "a"), Some(Duration::from_millis(2_500)));
+        assert_eq!(said.of(&test("b")), Verdict::Missing);
         assert!(!said.ended && said.broken.is_empty());
     }
 
@@ -102,10 +212,32 @@ mod tests {
             "some words VM-RESULT vm a 101 1.0 2.0",
             "VM-BROKEN insmod veth.ko",
             "[ 1.0] Kernel panic - not syncing: no init",
+            "VM-LACKS vm b sctp",
             "VM-END 9.0",
         ]);
-        assert_eq!(said.of("vm a"), Some((false, Duration::from_secs(1))));
+        assert_eq!(said.of(&test("a")), Verdict::Failed);
+        assert_eq!(said.of(&test("b")), Verdict::Lacks("sctp".to_owned()));
         assert_eq!(said.broken.len(), 2);
         assert!(said.ended);
+    }
+
+    #[test]
+    fn tests_of_one_process_are_told_apart_by_what_it_prints() {
+        let lines = [
+            "VM-BEGIN vm -",
+            "test a ... ok",
+            "test b ... FAILED",
+            "VM-RESULT vm - 101 1.0 9.0",
+            "test c ... ok",
+        ];
+        let said = report(&lines);
+        assert_eq!(said.of(&test("a")), Verdict::Passed);
+        assert_eq!(said.of(&test("b")), Verdict::Failed);
+        assert_eq!(said.of(&test("c")), Verdict::Missing, "of no process");
+        assert_eq!(said.time("vm", TOGETHER), Some(Duration::from_secs(8)));
+        assert!(said.broken.is_empty());
+        // Killed before a test could fail.
+        let said = report(&[lines[0], lines[1], "VM-RESULT vm - 137 1.0 9.0"]);
+        assert_eq!(said.broken, ["vm did not end well"]);
     }
 }
