@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Features of kernels, how each is tried, what it is used for, and what is lost without it.
 //!
-//! **Invariant:** each is tried once in a process, and whoever depends on it asks here; a feature that
-//! cannot be tried, for want of a right, counts as absent.
+//! **Invariant:** each is tried once in a process, and whoever depends on it asks here. What cannot be tried,
+//! for want of a right, counts as absent; TCX and the cookie count as there, and their use is refused.
 
 use std::io;
 use std::path::Path;
@@ -114,13 +114,13 @@ impl Feature {
                 "bpf_set_retval",
                 "6.1",
                 "a node's connect() to a Service without endpoints fails with ECONNREFUSED",
-                "it fails with EPERM",
+                "a node's connect() to a Service without endpoints fails with EPERM",
             ],
             Self::NetnsCookie => [
                 "SO_NETNS_COOKIE",
                 "5.14",
                 "the agent asks for the cookie of its network namespace",
-                "a program at the cgroup tells it, which the agent must be in",
+                "a program at the cgroup tells the agent its namespace; the agent must be in that cgroup",
             ],
             Self::ChecksumIpv6 => [
                 "BPF_F_IPV6",
@@ -132,19 +132,19 @@ impl Feature {
                 "INET_DIAG_DESTROY",
                 "4.9",
                 "connected sockets of UDP get an error when their backend goes",
-                "they go on sending to a backend that is gone",
+                "connected sockets of UDP go on sending to a backend that is gone",
             ],
             Self::CgroupMemory => [
                 "memory by cgroup",
                 "5.11",
                 "maps count as memory of the agent's container",
-                "they count as locked memory: RLIMIT_MEMLOCK is raised, which takes CAP_SYS_RESOURCE",
+                "maps count as locked memory: RLIMIT_MEMLOCK is raised, which takes CAP_SYS_RESOURCE",
             ],
             Self::TypeInformation => [
                 "kernel BTF",
                 "5.4",
                 "newer flags of helpers are looked up there",
-                "they count as absent: BPF_F_IPV6",
+                "flags that are newer count as absent: BPF_F_IPV6",
             ],
             Self::RingBuffer => [
                 "ring buffer",
