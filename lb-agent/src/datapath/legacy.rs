@@ -13,6 +13,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
+use memchr::memmem;
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 
 /// `IPT_SO_GET_INFO` and `IPT_SO_GET_ENTRIES` (`include/uapi/linux/netfilter_ipv4/ip_tables.h`), the
@@ -72,7 +73,7 @@ pub(super) fn tables_with(chain: &str) -> Vec<String> {
 fn holds(entries: &[u8], chain: &str) -> bool {
     let mut name = chain.as_bytes().to_vec();
     name.push(0);
-    entries.windows(name.len()).any(|window| window == name)
+    memmem::find(entries, &name).is_some()
 }
 
 /// All entries of the table.

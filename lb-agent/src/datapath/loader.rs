@@ -191,10 +191,13 @@ pub(super) fn load(pins: &Pins, wanted: &Wanted) -> Result<Ebpf, DatapathError> 
     let fresh = !pins.map(names::CURSORS).exists();
     let shapes = wanted.shapes();
     let mut ebpf = load_object(pins, wanted, &shapes, &Elsewhere::new(), |_| {})?;
-    if fresh {
-        seed_cursors(pins)?;
-    }
-    load_programs(&mut ebpf)?;
+    // Verifying is one processor's work for each program, and not alike for all: there is time beside it.
+    std::thread::scope(|scope| {
+        let seeded = fresh.then(|| scope.spawn(|| seed_cursors(pins)));
+        load_programs(&mut ebpf)?;
+        let joined = seeded.map_or(Ok(Ok(())), ScopedJoinHandle::join);
+        joined.unwrap_or_else(|panic| resume_unwind(panic))
+    })?;
     pin_clock(&mut ebpf, pins)?;
     Ok(ebpf)
 }

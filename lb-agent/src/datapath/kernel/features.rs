@@ -11,6 +11,7 @@ use std::sync::OnceLock;
 use aya::maps::MapType;
 use aya::programs::{ProgramError, ProgramType, SchedClassifier, TcAttachType};
 use aya::sys::{BpfHelper, is_helper_supported, is_map_supported};
+use memchr::memmem;
 use nix::errno::Errno;
 use serde::Serialize;
 
@@ -187,7 +188,7 @@ const TYPES: &str = "/sys/kernel/btf/vmlinux";
 /// Whether the kernel's description of its types has a name: faster than trying what it stands for.
 fn knows(name: &[u8]) -> bool {
     let types = std::fs::read(TYPES).unwrap_or_default();
-    types.windows(name.len()).any(|window| window == name)
+    memmem::find(&types, name).is_some()
 }
 
 /// Asks which links are at the loopback device: a kernel without TCX does not know the question.
