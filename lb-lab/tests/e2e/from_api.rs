@@ -27,7 +27,7 @@ const READY_MAX: Duration = Duration::from_secs(15);
 /// included.
 const REBOOT_MAX: Duration = Duration::from_secs(1);
 /// Reboots of which the fastest counts: a start is the work of one processor, which may have more to do.
-const REBOOTS: u32 = 3;
+const REBOOTS: u32 = 6;
 
 /// Starts a server in the node's namespace, where its agent reaches it.
 pub(crate) fn api_server(node: &Node) -> ApiServer {
