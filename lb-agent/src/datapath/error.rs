@@ -24,6 +24,14 @@ pub enum DatapathError {
         /// The capabilities.
         lacking: String,
     },
+    /// This kernel counts maps as locked memory, of which this process may not have enough; give it the
+    /// capability or the limit.
+    #[error(
+        "serve this node: this kernel (before Linux 5.11) counts maps as locked memory, and this process \
+         may not raise its limit; add CAP_SYS_RESOURCE to the capabilities of its container \
+         (securityContext.raiseMemlock=true among the chart's values), or start it with ulimit -l unlimited"
+    )]
+    LockedMemory,
     /// The pin directory is not on a BPF file system; mount one or choose another directory.
     #[error(
         "use {} for pins: it is not on a BPF file system; mount one with `mount -t bpf bpf \

@@ -7,7 +7,10 @@
 
 use std::fs;
 
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
+
 use super::error::DatapathError;
+use super::kernel::{Feature, has};
 
 /// Bits of linux/capability.h, and what the agent needs them for.
 const NEEDED: [(u32, &str); 3] = [
@@ -20,16 +23,29 @@ const NEEDED: [(u32, &str); 3] = [
 ];
 /// `CAP_SYS_ADMIN`, which the kernel takes for the last two as well.
 const SYS_ADMIN: u64 = 1 << 21;
+/// `CAP_SYS_RESOURCE`, whose holders raise their own limits.
+const SYS_RESOURCE: u64 = 1 << 24;
 
 /// Refuses to go on without what it takes.
 pub(super) fn check() -> Result<(), DatapathError> {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let lacking = effective(&status).map(lacking).unwrap_or_default();
-    if lacking.is_empty() {
+    let status = fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
+    let Some(effective) = effective(&status) else {
         return Ok(());
+    };
+    let lacking = lacking(effective);
+    if !lacking.is_empty() {
+        let lacking = lacking.join(" and ");
+        return Err(DatapathError::Rights { lacking });
     }
-    let lacking = lacking.join(" and ");
-    Err(DatapathError::Rights { lacking })
+    if effective & SYS_RESOURCE == 0 && has_memory_limit() && !has(Feature::CgroupMemory) {
+        return Err(DatapathError::LockedMemory);
+    }
+    Ok(())
+}
+
+fn has_memory_limit() -> bool {
+    let limit = getrlimit(Resource::RLIMIT_MEMLOCK);
+    limit.is_ok_and(|(_, most)| most != RLIM_INFINITY)
 }
 
 /// The effective set in the text of `/proc/PID/status`.

@@ -13,6 +13,8 @@
 )]
 
 mod calls;
+#[path = "../support/capability.rs"]
+mod capability;
 mod cleanup;
 mod counters;
 mod devices;
@@ -25,6 +27,7 @@ mod masquerade;
 mod pinned;
 mod pods;
 mod restart;
+mod rights;
 mod sockets;
 mod stale;
 mod support;

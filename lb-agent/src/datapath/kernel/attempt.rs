@@ -41,8 +41,23 @@ struct Attributes {
 
 const _: () = assert!(size_of::<Attributes>() == 48, "as the kernel lays it out");
 
+/// How often a program is loaded that the verifier was disturbed at: a signal ends its work.
+const ATTEMPTS: u32 = 5;
+
 /// Whether the kernel takes the program; an error says what it has against it.
 pub(super) fn load(program: &[Instruction]) -> io::Result<()> {
+    let mut attempt = 1;
+    loop {
+        match load_once(program) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && attempt < ATTEMPTS => {
+                attempt += 1;
+            }
+            result => return result,
+        }
+    }
+}
+
+fn load_once(program: &[Instruction]) -> io::Result<()> {
     let license = c"GPL";
     let mut attributes = Attributes {
         kind: SOCKET_FILTER,

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Features of kernels, how each is tried, what it is used for, and what is lost without it.
 //!
-//! **Invariant:** each is tried once in a process, and whoever depends on it asks here. What cannot be tried,
-//! for want of a right, counts as absent; TCX and the cookie count as there, and their use is refused.
+//! **Invariant:** each is tried once in a process. What cannot be tried, for want of a right, counts as
+//! absent; TCX and the cookie count as there, and their use is refused.
 
 use std::io;
 use std::path::Path;
@@ -17,6 +17,7 @@ use serde::Serialize;
 
 use super::attempt::{self, Instruction};
 use crate::datapath::sockets;
+use crate::error_chain;
 
 /// Something that not every kernel from Linux 5.10 on has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,7 +140,8 @@ impl Feature {
                 "memory by cgroup",
                 "5.11",
                 "maps count as memory of the agent's container",
-                "maps count as locked memory: RLIMIT_MEMLOCK is raised, which takes CAP_SYS_RESOURCE",
+                "maps count as locked memory: RLIMIT_MEMLOCK is raised, which takes CAP_SYS_RESOURCE \
+                 (the chart's securityContext.raiseMemlock)",
             ],
             Self::TypeInformation => [
                 "kernel BTF",
@@ -159,26 +161,43 @@ impl Feature {
     fn attempt(self) -> bool {
         match self {
             Self::Tcx => has_tcx(),
-            Self::AtomicFetch => attempt::load(&FETCH).is_ok(),
+            Self::AtomicFetch => match attempt::load(&FETCH) {
+                // What verifiers say of an instruction that they do not know.
+                Err(error) if error.raw_os_error() == Some(Errno::EINVAL as i32) => false,
+                tried => self.tried(tried.map(|()| true)),
+            },
             Self::SetRetval => {
                 let kind = ProgramType::CgroupSockAddr;
-                is_helper_supported(kind, BpfHelper::BPF_FUNC_set_retval).unwrap_or(false)
+                self.tried(is_helper_supported(kind, BpfHelper::BPF_FUNC_set_retval))
             }
             Self::NetnsCookie => {
                 let cookie = sockets::netns_cookie();
                 cookie.map_or_else(|error| error.kind() != io::ErrorKind::Unsupported, |_| true)
             }
             Self::ChecksumIpv6 => knows(b"\0BPF_F_IPV6\0"),
-            Self::EndSockets => sockets::can_end().is_ok(),
+            Self::EndSockets => match sockets::can_end() {
+                Err(error) if error.raw_os_error() == Some(Errno::EOPNOTSUPP as i32) => false,
+                tried => self.tried(tried.map(|()| true)),
+            },
             // The helper came with the accounting, and has nothing else to do with it.
             Self::CgroupMemory => {
                 let kind = ProgramType::SocketFilter;
                 let helper = BpfHelper::BPF_FUNC_ktime_get_coarse_ns;
-                is_helper_supported(kind, helper).unwrap_or(false)
+                self.tried(is_helper_supported(kind, helper))
             }
             Self::TypeInformation => Path::new(TYPES).exists(),
-            Self::RingBuffer => is_map_supported(MapType::RingBuf).unwrap_or(false),
+            Self::RingBuffer => self.tried(is_map_supported(MapType::RingBuf)),
         }
+    }
+
+    /// Absent, if trying it failed for a reason of another kind, which is told.
+    fn tried<E: std::error::Error>(self, tried: Result<bool, E>) -> bool {
+        tried.unwrap_or_else(|error| {
+            let [feature, ..] = self.words();
+            let why = error_chain(&error);
+            tracing::warn!("{feature}: counts as absent, because it could not be tried: {why}");
+            false
+        })
     }
 }
 
