@@ -20,6 +20,8 @@
 mod budget;
 #[path = "verifier/chain.rs"]
 mod chain;
+#[path = "verifier/features.rs"]
+mod features;
 #[path = "verifier/load.rs"]
 mod load;
 #[path = "verifier/refused.rs"]
@@ -60,6 +62,9 @@ const STACK_MAX: u32 = 448;
 const VERIFIED_MAX: u32 = 1_000_000 / 4 * 3;
 /// Entries of every map here; the verifier does not care how many there are.
 const ENTRIES: u32 = 8;
+
+/// Ranges of masquerade ports in every place for one: each is two more ways for the verifier.
+const MOST_PORTS: [u16; 8] = [1024, 29_999, 32_768, 40_000, 50_000, 59_999, 61_000, 65_535];
 
 #[test]
 fn every_program_loads_and_stays_within_its_budget() {
@@ -181,6 +186,8 @@ fn compare(kernel: &str, rows: &[Row]) {
         "{missing}, and LB_REQUIRE_BUDGET=1"
     );
     say(&format!("{missing}: only the hard limits apply"));
+    // For whoever shows the result: a pass with nothing to compare with is less than a pass.
+    say(&format!("VM-NOTE no budget for {kernel} yet"));
 }
 
 /// An object with small maps, its programs not loaded yet.
@@ -193,6 +200,7 @@ fn open(object: &[u8]) -> Ebpf {
         loader.map_max_entries(name, ENTRIES);
     }
     loader.override_global("SOCKETS_OF_PODS", &1_u32, true);
+    loader.override_global("SNAT_PORTS", &MOST_PORTS, true);
     // As while flows move from an older layout, which is the most that such a build has to do.
     #[cfg(feature = "layout-next")]
     loader.override_global("BRIDGING", &1_u32, true);

@@ -48,5 +48,6 @@ pub use manifests::{Manifests, Service};
 pub use netns::NetNs;
 pub use node::Node;
 pub use pod::{Pod, PodAddress};
+pub use run::bound;
 pub use server::{Server, ServerOptions};
 pub use topology::{NodeSettings, RpFilter, RuleTool, Topology, TxOffload, Underlay};

@@ -87,7 +87,7 @@ pub(crate) fn describe(command: &Command) -> String {
 }
 
 /// A bound of the lab, so many times longer as `LB_SLOW` says: for machines that are emulated.
-pub(crate) fn bound(time: Duration) -> Duration {
+pub fn bound(time: Duration) -> Duration {
     let factor = std::env::var("LB_SLOW").ok();
     let factor = factor.and_then(|text| text.parse::<u32>().ok());
     time * factor.unwrap_or(1).max(1)

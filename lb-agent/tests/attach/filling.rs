@@ -19,6 +19,7 @@ use lb_agent::tables::{ApplyError, Tables as _};
 use lb_common::abi::{
     Backend, BackendState, Frontend, FrontendKey, List, SlotKey, SourceRange, SourceRangeKey, proto,
 };
+use lb_lab::bound;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -164,7 +165,7 @@ impl Node {
 
     pub(crate) fn wait_for_growth(&mut self) {
         let grown = self.grown.changed();
-        let waited = async { timeout(Duration::from_secs(30), grown).await };
+        let waited = async { timeout(bound(Duration::from_secs(30)), grown).await };
         self.runtime.block_on(waited).unwrap().unwrap();
     }
 
@@ -310,7 +311,7 @@ fn ask(services: &AtomicU32, done: &AtomicBool) -> (u32, u32) {
             dial(1 + round % services.load(Ordering::Relaxed))
         });
         for socket in [Some(&old), new.as_ref()].into_iter().flatten() {
-            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+            socket.set_read_timeout(Some(bound(PATIENCE))).unwrap();
             socket.send(b"hello").unwrap();
             asked += 1;
             lost += u32::from(socket.recv(&mut buffer).is_err());

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use aya::maps::{Array, Map, MapData};
 use aya::programs::{SchedClassifier, TcAttachType};
 use lb_agent::datapath::{Counts, Datapath, DatapathConfig, DatapathError, Learner, Managed};
+use lb_lab::bound;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 use tokio::sync::{oneshot, watch};
@@ -69,11 +70,9 @@ pub(crate) fn index_of(device: &str) -> u32 {
 /// Waits until something holds.
 pub(crate) fn wait_until(what: &str, mut holds: impl FnMut() -> bool) -> Duration {
     let begin = Instant::now();
+    let patience = bound(Duration::from_secs(15));
     while !holds() {
-        assert!(
-            begin.elapsed() < Duration::from_secs(15),
-            "waited for: {what}"
-        );
+        assert!(begin.elapsed() < patience, "waited for: {what}");
         std::thread::park_timeout(Duration::from_micros(200));
     }
     begin.elapsed()
@@ -241,6 +240,11 @@ impl Agent {
         self.stop.send(()).unwrap();
         self.thread.join().unwrap()
     }
+}
+
+/// Whether the kernel has TCX.
+pub(crate) fn has_tcx() -> bool {
+    SchedClassifier::query_tcx("lo", TcAttachType::Ingress).is_ok()
 }
 
 /// Names of the TCX programs on a device, in the order in which they run.

@@ -6,13 +6,15 @@
 //! **Invariant:** one test at a time has a kernel, and finds every map of it empty; what a failed
 //! test had is never lent again. Read next: `contents.rs`.
 
+use std::collections::BTreeSet;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader};
-use lb_agent::datapath::fit;
+use lb_agent::datapath::{Refusal, fit};
+use lb_agent::error_chain;
 use lb_common::abi::names;
 
 use super::contents;
@@ -28,6 +30,9 @@ const WAITING_MAX: usize = 8;
 
 /// Kernels that nobody has, in the order in which they were given back.
 static WAITING: Mutex<Vec<(Sizes, Ebpf)>> = Mutex::new(Vec::new());
+
+/// Programs that the verifier refused.
+static REFUSED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
 /// What may differ between the kernels of tests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,8 +78,15 @@ impl Lent {
     /// Loads a program, unless a test before has done so.
     pub(crate) fn load(&mut self, name: &str) {
         let program: &mut SchedClassifier = self.program_mut(name).unwrap().try_into().unwrap();
-        if program.fd().is_err() {
-            program.load().unwrap();
+        if program.fd().is_ok() {
+            return;
+        }
+        let mut refused = REFUSED.lock().unwrap_or_else(PoisonError::into_inner);
+        // The kernel would say the same for as long again, to every test.
+        assert!(!refused.contains(name), "{name} was refused before");
+        if let Err(error) = program.load() {
+            refused.insert(name.to_owned());
+            panic!("{name}: {}", error_chain(&Refusal::from(error)));
         }
     }
 }
