@@ -12,6 +12,7 @@
     reason = "tasks speak to a person"
 )]
 
+mod background;
 mod bench;
 mod bless;
 #[path = "../../lb-agent/tests/verifier/budget.rs"]

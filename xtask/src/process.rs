@@ -3,7 +3,7 @@
 //!
 //! **Invariant:** every step that may take over a second says that it runs and how long it took;
 //! a step that fails shows the end of what it printed.
-//! Read next: doctor/fix.rs for quiet steps, test.rs for loud ones.
+//! Read next: doctor/fix.rs for quiet steps, test.rs for loud ones; background.rs.
 
 use std::env;
 use std::ffi::OsStr;
@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::background::{descendants, signal};
 use crate::table::duration;
 
 /// Lines of a failed step's log that are shown.
@@ -260,26 +261,7 @@ pub(crate) fn wait_through_interrupts() -> Result<()> {
 
 /// Interrupts everything that descends from this task.
 fn interrupt_children() {
-    let mut pids = vec![std::process::id().to_string()];
-    let mut next = 0;
-    while let Some(pid) = pids.get(next) {
-        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
-        pids.extend(
-            children
-                .unwrap_or_default()
-                .split_whitespace()
-                .map(str::to_owned),
-        );
-        next += 1;
-    }
-    let mut kill = Command::new("kill");
-    // A process that is gone by now is what we want.
-    drop(
-        kill.arg("-INT")
-            .args(&pids[1..])
-            .stderr(Stdio::null())
-            .status(),
-    );
+    signal("-INT", &descendants(std::process::id()));
 }
 
 /// Whether there was an interrupt since [`wait_through_interrupts`].

@@ -212,6 +212,13 @@ pub(crate) const NEEDS: &[Need] = &[
         "making nodes and pods",
     ),
     tool(
+        "tc",
+        &["iproute2"],
+        &["-V"],
+        &[Test, Vm],
+        "filters at devices beside the agent's",
+    ),
+    tool(
         "nft",
         &["nftables"],
         &["--version"],
@@ -310,8 +317,8 @@ pub(crate) const NEEDS: &[Need] = &[
         "unshare",
         &["util-linux"],
         &["--version"],
-        &[Fresh],
-        "keeping its mounts apart",
+        &[Fresh, Vm],
+        "mounts and networks of its own",
     ),
     tool(
         "qemu-system-x86_64",

@@ -39,10 +39,10 @@ impl Archive {
         )
     }
 
-    /// Whether it has Debian's own packages.
+    /// Whether it has Debian's own packages, where there is one.
     pub(crate) fn is_of_debian() -> bool {
         let os = fs::read_to_string("/etc/os-release").unwrap_or_default();
-        value(&os, "ID").is_some_and(|id| id == "debian") && Self::of_this_machine().is_ok()
+        value(&os, "ID").is_some_and(|id| id == "debian")
     }
 
     /// The mirror of the release's security updates.

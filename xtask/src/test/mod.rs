@@ -4,25 +4,26 @@
 //! nextest runs them where it is installed; elsewhere the test programs are run one by one.
 //! **Invariant:** nothing is skipped silently: a level that cannot run here is named with the
 //! reason, and is a failure where `LB_REQUIRE_BPF=1`; a failed stage does not hide the later ones.
-//! Read next: nextest.rs and plain.rs, the runners; fresh.rs for the bare machine.
+//! Read next: nextest.rs and plain.rs, the runners; outcome.rs, the table; fresh.rs for the bare machine.
 
 mod nextest;
+mod outcome;
 mod plain;
 mod vm;
 
 use std::fs;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Subcommand, ValueEnum};
 
+use self::outcome::{Counts, Outcome, refused, report, selected_nothing};
 use self::vm::Vm;
 use crate::doctor::{self, Scope};
 use crate::fresh::Fresh;
 use crate::helm;
 use crate::process::{cargo, find_program, run, target_dir, wait_through_interrupts};
-use crate::table::{duration, render};
 
 /// Runs tests: all levels, or one, or those of a level whose name contains a word.
 ///
@@ -127,25 +128,10 @@ const NET: Stage = Stage {
 };
 const ALL: [Stage; 4] = [UNIT, GOLDEN, BPF, NET];
 
-/// Tests that ran.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Counts {
-    passed: u64,
-    failed: u64,
-}
-
 /// What was built, and by whom it is run.
 enum Built {
     Nextest,
     Plain(Vec<plain::Program>),
-}
-
-/// What became of a stage.
-#[derive(Default)]
-struct Outcome {
-    counts: Counts,
-    time: Duration,
-    note: String,
 }
 
 impl Test {
@@ -162,7 +148,7 @@ impl Test {
             Some(Level::Net(filter)) => stages(&[NET], filter, false),
             Some(Level::Helm) => {
                 doctor::prepare(Scope::Helm)?;
-                report(&[("helm", chart()?)])
+                report(&[("helm", Outcome::from_run(chart))])
             }
             Some(Level::Soak(filter)) => stages(&[NET], filter, true),
             Some(Level::Vm(vm)) => vm.run(),
@@ -203,14 +189,15 @@ fn run_stages(stages: &[Stage], filter: Option<&str>, soak: bool, runner: Runner
     };
     rows.push(("build", Outcome::after(start)));
     for stage in stages {
-        rows.push((stage.name, run_stage(&built, stage, filter, soak)?));
+        let run = || run_stage(&built, stage, filter, soak);
+        rows.push((stage.name, Outcome::from_run(run)));
     }
     // Neither has tests that a word could select; one level alone is not asked for them.
     if stages.len() > 1 && filter.is_none() {
-        rows.push(("helm", chart()?));
+        rows.push(("helm", Outcome::from_run(chart)));
     }
     if stages.len() == ALL.len() && filter.is_none() {
-        rows.push(("kernels", kernels()?));
+        rows.push(("kernels", Outcome::from_run(kernels)));
     }
     report(&rows)?;
     match filter {
@@ -221,36 +208,19 @@ fn run_stages(stages: &[Stage], filter: Option<&str>, soak: bool, runner: Runner
 
 /// The checks of the chart, as a stage.
 fn chart() -> Result<Outcome> {
-    let start = Instant::now();
     let (passed, failed) = helm::test()?;
-    Ok(Outcome {
-        time: start.elapsed(),
-        ..Outcome::of(Counts { passed, failed }, None)
-    })
+    Ok(Outcome::of(Counts { passed, failed }, None))
 }
 
 /// The oldest and the newest kernel, as a stage.
 fn kernels() -> Result<Outcome> {
-    let start = Instant::now();
-    // No privilege could change this, so nobody can ask for it.
     if let Err(error) = vm::possible() {
-        eprintln!("\nNOT RUN: other kernels, in virtual machines: {error:#}.");
-        return Ok(Outcome {
-            note: "NOT RUN: needs Debian on x86-64".to_owned(),
-            ..Outcome::default()
-        });
+        let why = format!("{error:#}");
+        eprintln!("\nNOT RUN: other kernels, in virtual machines: {why}.");
+        return Ok(Outcome::not_run(&why));
     }
     let (passed, failed) = vm::quick()?;
-    Ok(Outcome {
-        time: start.elapsed(),
-        ..Outcome::of(Counts { passed, failed }, None)
-    })
-}
-
-/// Whether no stage had a test for the filter; one that did not run may have had some.
-fn selected_nothing(rows: &[(&str, Outcome)]) -> bool {
-    rows.iter()
-        .all(|(_, outcome)| outcome.counts == Counts::default() && outcome.note.is_empty())
+    Ok(Outcome::of(Counts { passed, failed }, None))
 }
 
 fn run_stage(built: &Built, stage: &Stage, filter: Option<&str>, soak: bool) -> Result<Outcome> {
@@ -259,7 +229,6 @@ fn run_stage(built: &Built, stage: &Stage, filter: Option<&str>, soak: bool) -> 
     {
         return Ok(outcome);
     }
-    let start = Instant::now();
     let mut counts = match built {
         Built::Nextest => nextest::run_stage(stage, filter, soak)?,
         Built::Plain(programs) => plain::run_stage(programs, stage, filter, soak)?,
@@ -269,49 +238,7 @@ fn run_stage(built: &Built, stage: &Stage, filter: Option<&str>, soak: bool) -> 
         counts.passed += examples.passed;
         counts.failed += examples.failed;
     }
-    Ok(Outcome {
-        time: start.elapsed(),
-        ..Outcome::of(counts, filter)
-    })
-}
-
-impl Outcome {
-    /// What the counts of a stage mean: a stage that nobody filtered has tests.
-    fn of(mut counts: Counts, filter: Option<&str>) -> Self {
-        let note = if counts == Counts::default() && filter.is_none() {
-            counts.failed = 1;
-            "FAILED: no test was found"
-        } else if counts.failed > 0 {
-            "FAILED"
-        } else {
-            ""
-        };
-        Self {
-            counts,
-            note: note.to_owned(),
-            ..Self::default()
-        }
-    }
-
-    /// A stage that cannot run here, which is a failure where everything has to.
-    fn not_run(why: &str) -> Self {
-        let required = std::env::var_os("LB_REQUIRE_BPF").is_some_and(|value| value == "1");
-        Self {
-            counts: Counts {
-                passed: 0,
-                failed: u64::from(required),
-            },
-            note: format!("NOT RUN: {why}"),
-            ..Self::default()
-        }
-    }
-
-    fn after(start: Instant) -> Self {
-        Self {
-            time: start.elapsed(),
-            ..Self::default()
-        }
-    }
+    Ok(Outcome::of(counts, filter))
 }
 
 /// Builds the agent with the layouts of the next version, which upgrades are tested with, beside the
@@ -347,86 +274,5 @@ fn with_agent(command: &mut Command, soak: bool) {
     }
     if soak {
         command.env("LB_SOAK", "1");
-    }
-}
-
-/// Says that a level cannot run here; `None` where it can.
-fn refused(name: &str) -> Option<Outcome> {
-    let missing = doctor::missing_privileges();
-    if missing.is_empty() {
-        return None;
-    }
-    let missing = missing.join(", ");
-    eprintln!();
-    eprintln!("NOT RUN: the level `{name}`, because this process lacks {missing}.");
-    eprintln!("         Run it as root: sudo -E env PATH=\"$PATH\" cargo xtask test {name}");
-    Some(Outcome::not_run(&format!("lacks {missing}")))
-}
-
-fn report(rows: &[(&str, Outcome)]) -> Result<()> {
-    let mut cells = vec![
-        ["stage", "passed", "failed", "time", ""]
-            .map(str::to_owned)
-            .to_vec(),
-    ];
-    for (name, outcome) in rows {
-        let tests = !matches!(*name, "doctor" | "build");
-        let count = |number: u64| {
-            if tests {
-                number.to_string()
-            } else {
-                String::new()
-            }
-        };
-        cells.push(vec![
-            (*name).to_owned(),
-            count(outcome.counts.passed),
-            count(outcome.counts.failed),
-            duration(outcome.time),
-            outcome.note.clone(),
-        ]);
-    }
-    let passed: u64 = rows.iter().map(|(_, outcome)| outcome.counts.passed).sum();
-    let failed: u64 = rows.iter().map(|(_, outcome)| outcome.counts.failed).sum();
-    let time: Duration = rows.iter().map(|(_, outcome)| outcome.time).sum();
-    println!();
-    print!("{}", render(&cells));
-    println!("\n{passed} passed, {failed} failed in {}", duration(time));
-    if failed > 0 {
-        bail!("{failed} failed");
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const NONE: Counts = Counts {
-        passed: 0,
-        failed: 0,
-    };
-    const ONE: Counts = Counts {
-        passed: 1,
-        failed: 0,
-    };
-
-    #[test]
-    fn a_level_without_any_test_is_a_failure_unless_a_filter_left_none() {
-        assert_eq!(Outcome::of(NONE, None).counts.failed, 1);
-        assert_eq!(Outcome::of(NONE, Some("word")).counts, NONE);
-        assert_eq!(Outcome::of(ONE, None).counts, ONE);
-    }
-
-    #[test]
-    fn a_filter_must_select_a_test_in_some_stage_that_ran() {
-        let row = |counts| ("a stage", Outcome::of(counts, Some("word")));
-        assert!(selected_nothing(&[row(NONE), row(NONE)]));
-        assert!(!selected_nothing(&[row(NONE), row(ONE)]));
-        let refused = Outcome {
-            note: "NOT RUN".to_owned(),
-            ..Outcome::default()
-        };
-        assert!(!selected_nothing(&[row(NONE), ("bpf", refused)]));
     }
 }

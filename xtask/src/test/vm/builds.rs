@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The programs that go into machines.
 //!
-//! **Invariant:** optimised: emulation makes everything about twenty times slower, and unoptimised
-//! programs would take another factor of ten.
+//! **Invariant:** optimised for whole runs: emulation makes everything about twenty times slower, and
+//! unoptimised programs would take another factor of ten.
 //! Read next: suites.rs.
 
 use std::path::{Path, PathBuf};
@@ -16,9 +16,9 @@ use crate::process::target_dir;
 /// How the programs are compiled.
 #[derive(Clone, Copy)]
 pub(super) enum Profile {
-    /// As all tests are: nothing compiles once more.
+    /// Unoptimised, as all tests are, so that nothing compiles once more: for the short list only.
     Usual,
-    /// Optimised, as a profile of Cargo.toml says.
+    /// As a release, and compiled incrementally: what changed is soon compiled again.
     Machine,
 }
 

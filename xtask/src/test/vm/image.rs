@@ -33,9 +33,9 @@ const MODULES: [&str; 15] = [
     "tcp_diag",
     "udp_diag",
 ];
-/// The programs that the lab runs. busybox has the others.
-const TOOLS: [&str; 7] = [
-    "ip", "bridge", "nft", "ethtool", "bpftool", "tcpdump", "bash",
+/// The programs that the tests run. busybox has the others.
+const TOOLS: [&str; 8] = [
+    "ip", "tc", "bridge", "nft", "ethtool", "bpftool", "tcpdump", "bash",
 ];
 
 /// Makes the file system of a kernel's machine below `dir` and packs it.

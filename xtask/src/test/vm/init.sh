@@ -9,6 +9,8 @@ mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 mount -t tmpfs tmp /tmp
 mount -t tmpfs run /run
+# Followed from the start: the kernel keeps only so much, and tests make it say a lot.
+cat /dev/kmsg > /tmp/kmsg 2> /dev/null &
 mount -t bpf bpf /sys/fs/bpf
 mount -t cgroup2 cgroup /sys/fs/cgroup
 while read -r module; do
@@ -16,8 +18,11 @@ while read -r module; do
 done < /modules/list
 ip link set lo up
 sh /tests/run.sh
-dmesg | grep -E 'WARNING:|BUG:|Oops|Call Trace' | while read -r line; do
-    echo "VM-BROKEN $line"
-done
+# Each sentence once, without what the one or the other way of reading puts in front of it.
+{ cat /tmp/kmsg; dmesg; } | sed -e 's/^[0-9]*,[0-9]*,[0-9]*,[^;]*;//' -e 's/^\[ *[0-9.]*\] //' |
+    grep -E 'WARNING:|BUG:|Oops|Call Trace|general protection fault|unregister_netdevice: waiting for' |
+    awk '!seen[$0]++' | while read -r line; do
+        echo "VM-BROKEN $line"
+    done
 echo "VM-END $(cut -d ' ' -f 1 /proc/uptime)"
 poweroff -f

@@ -3,8 +3,8 @@
 //!
 //! Exact versions disappear from the archive, so each is found by the package that depends on it.
 //! **Invariant:** nothing is installed; a kernel is in the user's cache folder as a whole or not at
-//! all, and the packages are signed by the archive's keyring.
-//! Read next: image.rs, which takes modules from here.
+//! all, one that works stays until another is whole, and the packages are signed by the archive's keyring.
+//! Read next: cache.rs; image.rs, which takes modules from here.
 
 use std::fs;
 use std::io::Write as _;
@@ -14,6 +14,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
 
+use super::cache::{beside, swap, sweep};
 use crate::fresh::archive::Archive;
 use crate::process::{cache_dir, command, quietly};
 
@@ -75,16 +76,15 @@ impl Kernel {
     pub(super) fn get(release: Release, anew: bool) -> Result<Self> {
         let cache = cache_dir()?;
         let dir = cache.join(format!("kernel-{}", release.name()));
-        if anew && dir.exists() {
-            fs::remove_dir_all(&dir).with_context(|| format!("remove {}", dir.display()))?;
-        }
-        if !dir.is_dir() {
-            let part = cache.join(format!("kernel-{}.part", release.name()));
+        if anew || !dir.is_dir() {
+            sweep(&cache)?;
+            let part = beside(&dir, "part");
+            // One that this process began before is not whole.
             if part.exists() {
                 fs::remove_dir_all(&part).with_context(|| format!("remove {}", part.display()))?;
             }
             make(release, &part)?;
-            fs::rename(&part, &dir).with_context(|| format!("keep {}", dir.display()))?;
+            swap(&part, &dir, anew)?;
         }
         let (base, version) = modules_of(&dir)?;
         Ok(Self {
@@ -167,7 +167,8 @@ fn fetch(release: Release, dir: &Path) -> Result<Vec<PathBuf>> {
         "Dir::Etc::sourcelist \"{apt}/sources.list\";\nDir::Etc::sourceparts \"/dev/null\";\n\
          Dir::State::lists \"{apt}/lists\";\nDir::State::status \"/dev/null\";\n\
          Dir::Cache \"{apt}/cache\";\nAcquire::Languages \"none\";\nAPT::Sandbox::User \"root\";\n\
-         APT::Architecture \"amd64\";\n",
+         APT::Architecture \"amd64\";\nAPT::Get::AllowUnauthenticated \"false\";\n\
+         Acquire::AllowInsecureRepositories \"false\";\n",
         apt = apt.display()
     );
     let write = |name: &str, text: &str| {

@@ -2,20 +2,25 @@
 //! Kernels, and what the machines with each of them have said: one machine for each suite, so that one
 //! can be run again without the others.
 //!
-//! **Invariant:** as many at once as there are processors: each keeps about one busy.
+//! **Invariant:** as many at once as there are processors, each of which one keeps busy, and as there is
+//! memory for; one that breaks off does not stop the others.
 //! Read next: report.rs.
 
+use std::fs;
 use std::path::PathBuf;
 use std::sync::Mutex;
+use std::thread;
 use std::time::Duration;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Error, Result, anyhow};
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
 
 use super::kernel::Release;
 use super::report::Report;
-use crate::process::interrupted;
+
+/// Memory that a machine takes here: its own, and what emulates it.
+const MEMORY_KIB: usize = 2_560 * 1_024;
 
 /// A column of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -60,6 +65,20 @@ pub(super) struct Machine {
     pub(super) suite: &'static str,
     pub(super) report: Report,
     pub(super) log: PathBuf,
+}
+
+impl Machine {
+    /// One that could not be made or read.
+    pub(super) fn lost(which: Which, suite: &'static str, log: PathBuf, error: &Error) -> Self {
+        let mut report = Report::default();
+        report.broken.push(format!("{error:#}"));
+        Self {
+            which,
+            suite,
+            report,
+            log,
+        }
+    }
 }
 
 /// All machines with one kernel.
@@ -121,29 +140,45 @@ impl Ran {
     }
 }
 
-/// Runs every job, `workers` at once; what they give is in the order of the jobs.
+/// How many machines there is room for at once.
+pub(super) fn room() -> usize {
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    processors.min(fitting(&memory))
+}
+
+/// How many fit into the memory that /proc/meminfo says is available; one is always tried.
+fn fitting(meminfo: &str) -> usize {
+    let mut lines = meminfo.lines();
+    let available = lines.find_map(|line| line.strip_prefix("MemAvailable:"));
+    let kib = available.and_then(|rest| rest.trim().strip_suffix("kB")?.trim().parse().ok());
+    kib.map_or(1, |kib: usize| (kib / MEMORY_KIB).max(1))
+}
+
+/// Runs every job, `workers` at once, until it is to `stop`: what has not begun by then does not. What
+/// they give is in the order of the jobs.
 pub(super) fn at_once<J: Send, R: Send>(
     jobs: Vec<J>,
     workers: usize,
-    run: &(dyn Fn(J) -> Result<R> + Sync),
+    stop: fn() -> bool,
+    run: &(dyn Fn(J) -> R + Sync),
 ) -> Result<Vec<R>> {
     let waiting = Mutex::new(jobs.into_iter().enumerate());
     let next = || waiting.lock().ok()?.next();
-    let work = || -> Result<Vec<(usize, R)>> {
+    let work = || -> Vec<(usize, R)> {
         let mut done = Vec::new();
-        while let Some((place, job)) = next() {
-            if interrupted() {
-                bail!("interrupted");
-            }
-            done.push((place, run(job)?));
+        while !stop()
+            && let Some((place, job)) = next()
+        {
+            done.push((place, run(job)));
         }
-        Ok(done)
+        done
     };
-    let all: Result<Vec<Vec<(usize, R)>>> = std::thread::scope(|scope| {
+    let all: Result<Vec<Vec<(usize, R)>>> = thread::scope(|scope| {
         let workers: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
         let results = workers.into_iter().map(|worker| {
-            let panicked = |_| Err(anyhow!("a thread that ran a machine has died"));
-            worker.join().unwrap_or_else(panicked)
+            let panicked = |_| anyhow!("a thread that ran a machine has died");
+            worker.join().map_err(panicked)
         });
         results.collect()
     });
@@ -154,14 +189,35 @@ pub(super) fn at_once<J: Send, R: Send>(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
 
     #[test]
-    fn jobs_of_several_workers_come_back_in_order_and_one_error_is_the_answer() {
-        let doubled = at_once((0..100).collect(), 3, &|job: u32| Ok(2 * job)).unwrap();
+    fn jobs_of_several_workers_come_back_in_order() {
+        let doubled = at_once((0..100).collect(), 3, || false, &|job: u32| 2 * job).unwrap();
         assert_eq!(doubled, (0..100).map(|job| 2 * job).collect::<Vec<_>>());
-        let failing = |job: u32| if job == 7 { bail!("seven") } else { Ok(job) };
-        assert!(at_once((0..10).collect(), 2, &failing).is_err());
+    }
+
+    #[test]
+    fn what_has_not_begun_when_it_is_to_stop_does_not() {
+        static STOP: AtomicBool = AtomicBool::new(false);
+        let seven_stops = |job: u32| {
+            STOP.fetch_or(job == 7, Ordering::Relaxed);
+            job
+        };
+        let stop = || STOP.load(Ordering::Relaxed);
+        let done = at_once((0..100).collect(), 1, stop, &seven_stops).unwrap();
+        assert_eq!(done, (0..8).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn memory_bounds_how_many_run_at_once() {
+        let with = |kib: &str| fitting(&format!("MemTotal: 9 kB\nMemAvailable: {kib}\n"));
+        assert_eq!(with("16000000 kB"), 6);
+        assert_eq!(with("5300000 kB"), 2);
+        assert_eq!(with("1000 kB"), 1);
+        assert_eq!(fitting("MemTotal: 16000000 kB\n"), 1, "who knows");
     }
 
     #[test]

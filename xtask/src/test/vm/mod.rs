@@ -5,13 +5,16 @@
 //! such as SCTP sockets and VLAN devices.
 //! **Invariant:** machines need no root and change nothing here but the cache and the target folder; a
 //! test without a result, a panic and a machine that does not end are failures.
-//! Read next: suites.rs, what runs; kernel.rs, image.rs, boot.rs, what a machine is made of.
+//! Read next: suites.rs, what runs; one.rs, a machine; kernel.rs, image.rs, boot.rs, what it is made of.
 
 mod boot;
 mod builds;
+mod cache;
+mod excerpt;
 mod image;
 mod kernel;
 mod machines;
+mod one;
 mod own;
 mod progress;
 mod record;
@@ -20,33 +23,31 @@ mod stage;
 mod suites;
 mod summary;
 
-use std::fs;
-use std::path::Path;
-use std::process::Command;
-use std::thread;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Error, Result, bail};
 use clap::ValueEnum as _;
 
-use self::boot::Reader;
+use self::boot::Limits;
 use self::builds::{Build, Profile};
 use self::kernel::{Kernel, Release};
-use self::machines::{Machine, Ran, Which, at_once};
-use self::own::Lacking;
-use self::progress::{Board, Progress};
-use self::stage::Content;
+use self::machines::{Machine, Ran, Which, at_once, room};
+use self::one::Common;
+use self::progress::Board;
+use self::record::Blessing;
 use self::suites::{Chosen, Wish};
 use crate::doctor::{self, Scope};
 use crate::fresh::archive::Archive;
-use crate::process::{is_root, target_dir, wait_through_interrupts};
+use crate::process::{interrupted, is_root, wait_through_interrupts};
 
-/// What emulation costs: the lab's bounds are so many times longer.
-const SLOW: u32 = 20;
-/// How long a machine may take to come up and to end, without its tests.
+/// How long a machine may take to come up.
 const BOOT_LIMIT: Duration = Duration::from_mins(3);
 /// How long all tests of a machine may take together.
 const TESTS_LIMIT: Duration = Duration::from_mins(40);
+/// The same of the short list, which takes a minute and is part of all tests.
+const QUICK_LIMIT: Duration = Duration::from_mins(6);
 /// The program whose tests are for machines only.
 pub(super) const PROGRAM: &str = "vm";
 
@@ -73,8 +74,8 @@ pub(crate) struct Vm {
     /// Why the verifier needs more than before; --bless asks for it then
     #[arg(long, value_name = "TEXT", requires = "bless")]
     reason: Option<String>,
-    /// Run nothing: show, and with --bless take, what the last run on each kernel said
-    #[arg(long, conflicts_with_all = ["quick", "fetch", "loud"])]
+    /// Run nothing: show the table and the failures of what machines said last, each with its age
+    #[arg(long, conflicts_with_all = ["bless", "fetch", "loud"])]
     last: bool,
     /// Fetch the kernels anew
     #[arg(long)]
@@ -87,11 +88,12 @@ pub(crate) struct Vm {
 /// Whether there can be machines here; an error says why not.
 pub(super) fn possible() -> Result<()> {
     if std::env::consts::ARCH != "x86_64" {
-        bail!("they are emulated for x86-64 only");
+        bail!("needs x86-64: the machines are emulated for that only");
     }
     if !Archive::is_of_debian() {
-        bail!("their kernels are Debian's, from this machine's own archive, and this is no Debian");
+        bail!("needs a Debian, whose archive has the kernels");
     }
+    Archive::of_this_machine().context("find Debian's archive, which has the kernels")?;
     Ok(())
 }
 
@@ -118,7 +120,15 @@ impl Vm {
 
     /// Runs the tests on all kernels; gives how many passed and what failed.
     fn on_all(&self) -> Result<(u64, u64)> {
-        doctor::prepare(Scope::Vm)?;
+        let kernels = self.kernels();
+        if kernels.contains(&Which::Own) && !self.last && !is_root() {
+            bail!(
+                "tests on the running kernel (`own`) need root: run this as root, for example \
+                 `sudo -E env PATH=\"$PATH\" cargo xtask test vm`, or name the other kernels"
+            );
+        }
+        // What is only read needs no machines, but the list of tests.
+        doctor::prepare(if self.last { Scope::Build } else { Scope::Vm })?;
         let build = Build::make(if self.quick {
             Profile::Usual
         } else {
@@ -129,123 +139,129 @@ impl Vm {
             only: self.only.as_deref(),
         };
         let chosen = suites::choose(&build, wish)?;
+        let machines = self.machines(&kernels, &build, &chosen)?;
+        let planned = kernels.len() * chosen.len();
+        let left_out = planned - machines.len();
+        let ran = Ran::by_kernel(&kernels, machines);
+        let (passed, mut failed) = summary::finish(&ran, &chosen);
+        if left_out > 0 {
+            eprintln!("interrupted: {left_out} of {planned} machines did not run");
+            failed += left_out as u64;
+        }
+        if self.bless {
+            self.take(&kernels, &ran, &chosen, failed)?;
+        }
+        Ok((passed, failed))
+    }
+
+    fn kernels(&self) -> Vec<Which> {
         let mut kernels = self.kernels.clone();
         if kernels.is_empty() {
             kernels = Which::value_variants().to_vec();
         }
         kernels.sort_unstable();
         kernels.dedup();
-        let ran = Ran::by_kernel(&kernels, self.machines(&kernels, &build, &chosen)?);
-        let (passed, failed) = summary::finish(&ran, &chosen);
-        if self.bless && failed == 0 {
-            record::budget(&ran, self.reason.as_deref())?;
-            // What was left out must not go from the tables; each machine tells all features.
-            if kernels == Which::value_variants() {
-                record::write_features(&ran)?;
-                if self.only.is_none() {
-                    record::results(&summary::table(&ran, &chosen))?;
-                }
-            }
-        }
-        Ok((passed, failed))
+        kernels
     }
 
-    /// A machine for each kernel and each suite.
+    /// Takes what came out as what is expected, and says what of it.
+    fn take(&self, kernels: &[Which], ran: &[Ran], chosen: &[Chosen], failed: u64) -> Result<()> {
+        if failed > 0 {
+            eprintln!("nothing was blessed, because {failed} failed: mend that and run this again");
+            return Ok(());
+        }
+        let blessing = Blessing {
+            ran,
+            results: &summary::table(ran, chosen),
+            all_kernels: kernels == Which::value_variants(),
+            only: self.only.is_some(),
+            reason: self.reason.as_deref(),
+        };
+        for sentence in blessing.take()? {
+            eprintln!("{sentence}");
+        }
+        Ok(())
+    }
+
+    /// A machine for each kernel and each suite, as far as nobody interrupts.
     fn machines(
         &self,
         kernels: &[Which],
         build: &Build,
         chosen: &[Chosen],
     ) -> Result<Vec<Machine>> {
-        for which in kernels {
-            // One after the other, and before several machines could want the same.
-            if let Which::Debian(release) = which
-                && !self.last
-            {
-                Kernel::get(*release, self.fetch)?;
-            }
-        }
+        let missing = self.fetch_all(kernels);
         let board = Board::new(self.loud);
-        let run = |(which, chosen): (Which, &Chosen)| self.on(which, build, chosen, &board);
+        let common = Common {
+            build,
+            board: &board,
+            limits: Limits {
+                boot: BOOT_LIMIT,
+                tests: if self.quick { QUICK_LIMIT } else { TESTS_LIMIT },
+            },
+            bless: self.bless,
+            last: self.last,
+        };
+        let run = |(which, chosen): (Which, &Chosen)| match missing.get(&which) {
+            Some(error) => Machine::lost(which, chosen.suite.name, PathBuf::new(), error),
+            None => common.on(which, chosen),
+        };
         let jobs = kernels
             .iter()
             .flat_map(|which| chosen.iter().map(|chosen| (*which, chosen)));
         let (own, machines): (Vec<_>, Vec<_>) = jobs.partition(|(which, _)| *which == Which::Own);
-        let processors = thread::available_parallelism().map_or(1, usize::from);
-        let mut done = at_once(machines, processors, &run)?;
+        let mut done = at_once(machines, room(), interrupted, &run)?;
         // Alone: here bounds are as tight as in other tests.
-        done.extend(at_once(own, 1, &run)?);
+        done.extend(at_once(own, 1, interrupted, &run)?);
         Ok(done)
     }
 
-    /// Runs the tests of a suite on a kernel, or reads what they said the last time.
-    fn on(&self, which: Which, build: &Build, chosen: &Chosen, board: &Board) -> Result<Machine> {
-        let suite = chosen.suite.name;
-        let of_kernel = target_dir()?.join("vm").join(which.name());
-        let dir = of_kernel.join(suite);
-        fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
-        let log = of_kernel.join(format!("{suite}.log"));
-        let lacking = match which {
-            Which::Own => own::lacking(chosen),
-            Which::Debian(_) => Vec::new(),
-        };
-        let mut report = if self.last {
-            boot::read_again(&log)?
-        } else {
-            let content = self.content(which, build, chosen);
-            let (mut machine, version) = Self::machine(which, &content, &lacking, &dir)?;
-            let mut progress = Progress::new(board, which.name(), &version, chosen);
-            let mut reader = Reader {
-                log: &log,
-                limit: BOOT_LIMIT + TESTS_LIMIT,
-                tell: &mut |news, line| progress.tell(news, line),
-            };
-            boot::read(&mut machine, &mut reader)?
-        };
-        // What a machine was made of is of no use to a person.
-        fs::remove_dir_all(&dir).with_context(|| format!("remove {}", dir.display()))?;
-        for (test, what) in lacking {
-            report.read(&format!("VM-LACKS {} {what}", test.full_name()));
-        }
-        // There is no machine that could have said so.
-        report.ended |= which == Which::Own;
-        Ok(Machine {
-            which,
-            suite,
-            report,
-            log,
-        })
-    }
-
-    fn content<'a>(&self, which: Which, build: &'a Build, chosen: &'a Chosen) -> Content<'a> {
-        Content {
-            agent: &build.agent,
-            chosen,
-            slow: if which == Which::Own { 1 } else { SLOW },
-            environment: match which {
-                Which::Debian(_) if self.bless => "LB_BLESS=print",
-                // Others have other kernels, and the newest is another one from week to week.
-                Which::Own | Which::Debian(Release::V7) => "",
-                Which::Debian(_) => "LB_REQUIRE_BUDGET=1",
-            },
-        }
-    }
-
-    /// The command that runs the tests on a kernel, and its version.
-    fn machine(
-        which: Which,
-        content: &Content<'_>,
-        lacking: &[Lacking<'_>],
-        dir: &Path,
-    ) -> Result<(Command, String)> {
-        match which {
-            Which::Debian(release) => {
-                let kernel = Kernel::get(release, false)?;
-                let initramfs = image::make(&kernel, content, dir)?;
-                Ok((boot::machine(&kernel, &initramfs), kernel.version))
+    /// Gets the kernels, one after the other and before several machines could want the same; gives
+    /// those that are not to be had.
+    fn fetch_all(&self, kernels: &[Which]) -> BTreeMap<Which, Error> {
+        let mut missing = BTreeMap::new();
+        for which in kernels {
+            if let Which::Debian(release) = which
+                && !self.last
+                && !interrupted()
+                && let Err(error) = Kernel::get(*release, self.fetch)
+            {
+                missing.insert(*which, error);
             }
-            Which::Own if !is_root() => bail!("tests on the running kernel need root"),
-            Which::Own => Ok((own::script(content, lacking, dir)?, String::new())),
         }
+        missing
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory as _, Parser};
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Typed {
+        #[command(flatten)]
+        vm: Vm,
+    }
+
+    #[test]
+    fn flags_that_contradict_each_other_are_refused() {
+        Typed::command().debug_assert();
+        let parses = |words: &[&str]| Typed::try_parse_from([&["vm"], words].concat());
+        for wrong in [
+            ["--last", "--bless"],
+            ["--last", "--fetch"],
+            ["--bless", "--quick"],
+            ["5.10", "--reason=x"],
+        ] {
+            assert!(parses(&wrong).is_err(), "{wrong:?}");
+        }
+        let typed = parses(&["own", "5.10", "own", "--bless", "--reason=x"]);
+        let kernels = typed.map(|typed| typed.vm.kernels()).ok();
+        assert_eq!(
+            kernels,
+            Some(vec![Which::Debian(Release::V5_10), Which::Own])
+        );
     }
 }

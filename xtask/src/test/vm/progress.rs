@@ -15,10 +15,13 @@ use crate::table::duration;
 /// Tests of one process between two lines.
 const TESTS_PER_LINE: usize = 100;
 
+/// A machine, as lines name it: its kernel and its suite.
+type Place = (&'static str, &'static str);
+
 /// What all machines share: the last line of the terminal.
 pub(super) struct Board {
-    /// What is running, by kernel.
-    running: Mutex<BTreeMap<&'static str, String>>,
+    /// What is running, by machine.
+    running: Mutex<BTreeMap<Place, String>>,
     terminal: bool,
     loud: bool,
 }
@@ -32,27 +35,28 @@ impl Board {
         }
     }
 
-    fn running(&self) -> MutexGuard<'_, BTreeMap<&'static str, String>> {
+    fn running(&self) -> MutexGuard<'_, BTreeMap<Place, String>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Says what a kernel is at now, nothing if it has ended, and a line that stays, if there is one.
-    fn show(&self, kernel: &'static str, now: Option<String>, line: Option<&str>) {
+    /// Says what a machine is at now, nothing if it has ended, and a line that stays, if there is one.
+    fn show(&self, place: Place, now: Option<String>, line: Option<&str>) {
         let mut running = self.running();
         match now {
-            Some(now) => drop(running.insert(kernel, now)),
-            None => drop(running.remove(kernel)),
+            Some(now) => drop(running.insert(place, now)),
+            None => drop(running.remove(&place)),
         }
         if self.terminal {
             eprint!("\r\x1b[K");
         }
         if let Some(line) = line {
-            eprintln!("  {kernel:<5} {line}");
+            let (kernel, suite) = place;
+            eprintln!("  {kernel:<5} {suite:<8} {line}");
         }
         if self.terminal && !running.is_empty() {
             let all: Vec<_> = running
                 .iter()
-                .map(|(of, now)| format!("{of}: {now}"))
+                .map(|((kernel, suite), now)| format!("{kernel} {suite}: {now}"))
                 .collect();
             eprint!("  {}", all.join("; "));
             // A terminal that is gone is no reason to stop.
@@ -64,7 +68,7 @@ impl Board {
 /// Follows one machine.
 pub(super) struct Progress<'a> {
     board: &'a Board,
-    kernel: &'static str,
+    place: Place,
     /// Processes in all, and those that have begun.
     processes: usize,
     begun: usize,
@@ -81,11 +85,12 @@ impl<'a> Progress<'a> {
         chosen: &Chosen,
     ) -> Self {
         let (suite, tests) = (chosen.suite, chosen.tests.len());
-        let line = format!("{version}, {}: {tests} tests ...", suite.name);
-        board.show(kernel, Some("boots".to_owned()), Some(&line));
+        let line = format!("{version}: {tests} tests ...");
+        let place = (kernel, suite.name);
+        board.show(place, Some("boots".to_owned()), Some(&line));
         Self {
             board,
-            kernel,
+            place,
             processes: if suite.together { 1 } else { tests },
             begun: 0,
             ones: 0,
@@ -95,7 +100,8 @@ impl<'a> Progress<'a> {
 
     pub(super) fn tell(&mut self, news: Option<News>, line: &str) {
         if self.board.loud {
-            eprintln!("  {:<5} | {line}", self.kernel);
+            let (kernel, suite) = self.place;
+            eprintln!("  {kernel:<5} {suite:<8} | {line}");
         }
         let Some(news) = news else {
             return;
@@ -125,7 +131,7 @@ impl<'a> Progress<'a> {
             }
         };
         self.board
-            .show(self.kernel, Some(self.at()), line.as_deref());
+            .show(self.place, Some(self.at()), line.as_deref());
     }
 
     fn line(&self, result: &str, words: &str) -> String {
@@ -143,6 +149,33 @@ impl<'a> Progress<'a> {
 
 impl Drop for Progress<'_> {
     fn drop(&mut self) {
-        self.board.show(self.kernel, None, None);
+        self.board.show(self.place, None, None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::suites::SUITES;
+    use super::*;
+
+    #[test]
+    fn two_machines_of_one_kernel_do_not_erase_each_other() {
+        let board = Board::new(true);
+        let chosen = |at: usize| Chosen {
+            suite: &SUITES[at],
+            program: "/t".into(),
+            rows: Vec::new(),
+            tests: Vec::new(),
+        };
+        let one = Progress::new(&board, "6.1", "6.1.0", &chosen(0));
+        let mut other = Progress::new(&board, "6.1", "6.1.0", &chosen(1));
+        other.tell(Some(News::Begin("a b".to_owned())), "");
+        drop(one);
+        let running = board.running();
+        let left: Vec<_> = running.iter().collect();
+        assert_eq!(left, [(&("6.1", SUITES[1].name), &"a b".to_owned())]);
+        drop(running);
+        drop(other);
+        assert!(board.running().is_empty());
     }
 }

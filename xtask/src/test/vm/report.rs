@@ -12,6 +12,10 @@ use super::suites::Test;
 /// Stands for the tests of a program that one process runs.
 pub(super) const TOGETHER: &str = "-";
 
+/// How libtest sums up a process whose one test has passed: what the test itself prints may stand
+/// between its name and its result, but not in here.
+const ONE_PASSED: &str = "test result: ok. 1 passed;";
+
 /// What a machine has said so far.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Report {
@@ -27,14 +31,27 @@ pub(super) struct Report {
     times: BTreeMap<String, Duration>,
     /// What this kernel has not got, by test.
     lacks: BTreeMap<String, String>,
+    /// What a test wants said beside its result.
+    notes: BTreeMap<String, String>,
     /// What is wrong beside the tests.
     pub(super) broken: Vec<String>,
     /// When the last process ended, since the kernel's start.
     pub(super) last: Duration,
     /// It has come to its end.
     pub(super) ended: bool,
-    /// The program whose tests one process is running.
-    together: Option<String>,
+    /// The process that is running.
+    section: Option<Section>,
+}
+
+/// What a process with tests has said so far.
+#[derive(Debug, PartialEq)]
+struct Section {
+    /// `program name`, or `program -`.
+    full: String,
+    program: String,
+    together: bool,
+    /// Whether libtest's own summary says that its one test has run and passed.
+    one_passed: bool,
 }
 
 /// What became of a test.
@@ -70,14 +87,16 @@ impl Report {
         if line.contains("Kernel panic") {
             self.broken.push(line.to_owned());
         }
-        if let Some(row) = line.strip_prefix("BUDGET ") {
-            self.budget.push(row.to_owned());
-        }
-        if let Some((name, passed)) = libtest(line)
-            && let Some(program) = &self.together
-        {
-            self.results.insert(format!("{program} {name}"), passed);
-            return Some(News::One);
+        self.budget.extend(budget(line));
+        if let Some(section) = &mut self.section {
+            section.one_passed |= line.contains(ONE_PASSED);
+            if section.together
+                && let Some((name, passed)) = libtest(line)
+            {
+                let full = format!("{} {name}", section.program);
+                self.results.insert(full, passed);
+                return Some(News::One);
+            }
         }
         // Something else may have written to the line without ending it.
         let start = line.find("VM-")?;
@@ -90,7 +109,12 @@ impl Report {
             }
             ("VM-DOCTOR", _) => self.doctor = Some(rest.to_owned()),
             ("VM-BEGIN", [program, name]) => {
-                self.together = (*name == TOGETHER).then(|| (*program).to_owned());
+                self.section = Some(Section {
+                    full: rest.to_owned(),
+                    program: (*program).to_owned(),
+                    together: *name == TOGETHER,
+                    one_passed: false,
+                });
                 return Some(News::Begin(rest.to_owned()));
             }
             ("VM-RESULT", [program, name, code, begin, end]) => {
@@ -99,6 +123,11 @@ impl Report {
             ("VM-LACKS", [program, name, what]) => {
                 self.lacks
                     .insert(format!("{program} {name}"), (*what).to_owned());
+            }
+            ("VM-NOTE", _) => {
+                if let Some(section) = &self.section {
+                    self.notes.insert(section.full.clone(), rest.to_owned());
+                }
             }
             ("VM-BROKEN", _) => self.broken.push(rest.to_owned()),
             ("VM-END", [_]) => self.ended = true,
@@ -110,25 +139,30 @@ impl Report {
     fn end(
         &mut self,
         [program, name]: [&str; 2],
-        passed: bool,
+        exited_well: bool,
         begin: &str,
         end: &str,
     ) -> Option<News> {
         self.last = seconds(end)?;
         let time = self.last.saturating_sub(seconds(begin)?);
         let full = format!("{program} {name}");
-        self.together = None;
+        let section = self.section.take().filter(|section| section.full == full);
         self.times.insert(full.clone(), time);
-        if name != TOGETHER {
-            self.results.insert(full.clone(), passed);
-        } else if !passed
-            && !self
+        let passed = if name == TOGETHER {
+            let failed = self
                 .results
                 .iter()
-                .any(|(of, passed)| !passed && of.starts_with(program))
-        {
-            self.broken.push(format!("{program} did not end well"));
-        }
+                .any(|(of, passed)| !passed && of.starts_with(&format!("{program} ")));
+            if !exited_well && !failed {
+                self.broken.push(format!("{program} did not end well"));
+            }
+            exited_well
+        } else {
+            // A program whose test is ignored, or not there, exits well, too.
+            let passed = exited_well && section.is_some_and(|section| section.one_passed);
+            self.results.insert(full.clone(), passed);
+            passed
+        };
         Some(News::End {
             name: full,
             passed,
@@ -147,10 +181,24 @@ impl Report {
         }
     }
 
+    /// What a test wants said beside its result.
+    pub(super) fn note(&self, test: &Test) -> Option<&str> {
+        self.notes.get(&test.full_name()).map(String::as_str)
+    }
+
     /// How long a test took, or the process that ran it with others.
     pub(super) fn time(&self, program: &str, name: &str) -> Option<Duration> {
         self.times.get(&format!("{program} {name}")).copied()
     }
+}
+
+/// The row in a line `BUDGET kernel program verified states stack`, wherever that begins.
+fn budget(line: &str) -> Option<String> {
+    let (_, rest) = line.split_once("BUDGET ")?;
+    let fields: Vec<&str> = rest.split_whitespace().take(5).collect();
+    let numbers = fields.get(2..5)?;
+    let is_row = numbers.iter().all(|number| number.parse::<u32>().is_ok());
+    is_row.then(|| fields.join(" "))
 }
 
 /// The name and the result in a line `test NAME ... ok`.
@@ -193,6 +241,8 @@ mod tests {
         let said = report(&[
             "VM-UP 4.50 6.12.1\r",
             "VM-BEGIN vm a",
+            "test a ... some words of its own, and then ok",
+            "test result: ok. 1 passed; 0 failed; 0 ignored",
             "VM-RESULT vm a 0 5.00 7.50",
             "VM-BEGIN vm b",
         ]);
@@ -204,6 +254,42 @@ mod tests {
         assert_eq!(said.time("vm", "a"), Some(Duration::from_millis(2_500)));
         assert_eq!(said.of(&test("b")), Verdict::Missing);
         assert!(!said.ended && said.broken.is_empty());
+    }
+
+    #[test]
+    fn exiting_well_is_not_enough_for_a_single_test() {
+        let [begin, summary, end] = [
+            "VM-BEGIN vm a",
+            "test result: ok. 1 passed; 0 failed",
+            "VM-RESULT vm a 0 1.0 2.0",
+        ];
+        let ignored = "test result: ok. 0 passed; 0 failed; 1 ignored";
+        let verdict = |lines: &[&str]| report(lines).of(&test("a"));
+        assert_eq!(verdict(&[begin, summary, end]), Verdict::Passed);
+        assert_eq!(verdict(&[begin, end]), Verdict::Failed);
+        assert_eq!(verdict(&[begin, ignored, end]), Verdict::Failed);
+        assert_eq!(verdict(&[summary, end]), Verdict::Failed, "of no process");
+        let of_another = ["VM-BEGIN vm b", summary, end];
+        assert_eq!(verdict(&of_another), Verdict::Failed);
+        let code = "VM-RESULT vm a 101 1.0 2.0";
+        assert_eq!(verdict(&[begin, summary, code]), Verdict::Failed);
+    }
+
+    #[test]
+    fn rows_of_the_budget_stand_anywhere_and_notes_belong_to_their_test() {
+        let said = report(&[
+            "VM-NOTE of nobody",
+            "VM-BEGIN vm a",
+            "[ 1.0] a deviceBUDGET 6.1 lb_clock 2 0 32",
+            "BUDGET 6.1 lb_tc 20 1 64 [ 2.0] more",
+            "no line of the gate (BUDGET kernel program ...)",
+            "BUDGET 6.1 cut",
+            "[ 3.0] wordsVM-NOTE no budget for 6.1 yet",
+            "VM-RESULT vm a 0 1.0 2.0",
+        ]);
+        assert_eq!(said.budget, ["6.1 lb_clock 2 0 32", "6.1 lb_tc 20 1 64"]);
+        assert_eq!(said.note(&test("a")), Some("no budget for 6.1 yet"));
+        assert_eq!(said.note(&test("b")), None);
     }
 
     #[test]

@@ -67,13 +67,14 @@ const fn quick(label: &'static str, begins: &'static str) -> Row {
 }
 
 /// In the order in which they run: what the others rest on comes first.
-pub(super) const SUITES: [Suite; 4] = [
+pub(super) const SUITES: [Suite; 5] = [
     Suite {
         package: "lb-agent",
         name: "verifier",
         rows: &[
             always("verifier gate", "every_program_loads"),
             always("what a refusal says", "refused::"),
+            always("features are found", "features::"),
         ],
         together: false,
         limit_secs: 600,
@@ -84,6 +85,22 @@ pub(super) const SUITES: [Suite; 4] = [
         rows: &[quick("packets, one flow", "life::"), whole("packets", "")],
         together: true,
         limit_secs: 1200,
+    },
+    Suite {
+        package: "lb-agent",
+        name: "attach",
+        rows: &[
+            whole("clsact, beside others", "foreign::without_tcx"),
+            whole(
+                "clsact, growing maps",
+                "grow::maps_grow_under_traffic_with_clsact",
+            ),
+            whole("clsact, cleanup", "cleanup::filters_go"),
+            whole("a namespace learned", "sockets::a_namespace_is_learned"),
+            whole("locked memory", "rights::memory_that_may_not"),
+        ],
+        together: false,
+        limit_secs: 900,
     },
     Suite {
         package: "lb-lab",

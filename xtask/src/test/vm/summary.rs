@@ -1,21 +1,22 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What all machines have said, as one table; for those that failed, the end of what they said.
+//! What all machines have said, as one table; for those that failed, what they said.
 //!
-//! Read next: report.rs.
+//! Read next: report.rs and excerpt.rs.
 
 use std::fs;
 use std::time::Duration;
 
+use super::excerpt::{self, Part};
 use super::machines::{Machine, Ran, Which};
 use super::record::features;
 use super::report::{Report, TOGETHER, Verdict};
 use super::suites::{Chosen, Row, Test};
 use crate::table::{duration, render};
 
-/// Lines of a failed machine's log that are shown.
-const LOG_TAIL_LINES: usize = 60;
+/// What is wrong with a machine is listed up to here.
+const FAILURES: usize = 10;
 
-/// Shows the end of the logs of failed machines, then the table of all.
+/// Shows why machines failed, then the table of all.
 /// Gives how many tests passed, and what failed of tests and machines.
 pub(super) fn finish(ran: &[Ran], chosen: &[Chosen]) -> (u64, u64) {
     let (mut passed, mut failed) = (0, 0);
@@ -27,7 +28,7 @@ pub(super) fn finish(ran: &[Ran], chosen: &[Chosen]) -> (u64, u64) {
         passed += tests.iter().filter(passes).count() as u64;
         failed += failures.len() as u64;
         if !failures.is_empty() {
-            show(machine, &failures);
+            show(machine, of_suite, &failures);
         }
     }
     println!("\n{}", render(&table(ran, chosen)));
@@ -41,19 +42,58 @@ pub(super) fn finish(ran: &[Ran], chosen: &[Chosen]) -> (u64, u64) {
     (passed, failed)
 }
 
-/// The end of a failed machine's log, and what is wrong.
-fn show(machine: &Machine, failures: &[String]) {
-    let text = fs::read_to_string(&machine.log).unwrap_or_default();
-    let lines: Vec<&str> = text.lines().collect();
+/// What is wrong with a machine, and what its log says of that.
+fn show(machine: &Machine, chosen: Option<&Chosen>, failures: &[String]) {
     let (kernel, suite) = (machine.which.name(), machine.suite);
-    eprintln!("\nLinux {kernel}, {suite}: FAILED; the end of its serial line:");
-    for line in &lines[lines.len().saturating_sub(LOG_TAIL_LINES)..] {
-        eprintln!("  | {line}");
+    eprintln!("\nLinux {kernel}, {suite}: FAILED");
+    let text = fs::read_to_string(&machine.log).unwrap_or_default();
+    for part in parts(&machine.report, chosen, &text) {
+        eprintln!("  {}:", part.head);
+        for line in part.lines {
+            eprintln!("  | {line}");
+        }
     }
-    for failure in failures {
+    for failure in capped(failures) {
         eprintln!("  {failure}");
     }
-    eprintln!("  all of it: {}", machine.log.display());
+    if !text.is_empty() {
+        eprintln!("  all of it: {}", machine.log.display());
+    }
+}
+
+/// What of a log says why: what failed tests said, and the end where that is not all of it.
+fn parts<'a>(report: &Report, chosen: Option<&Chosen>, log: &'a str) -> Vec<Part<'a>> {
+    let mut parts = Vec::new();
+    if let Some(chosen) = chosen {
+        let fails = |test: &&Test| report.of(test) == Verdict::Failed;
+        let failed: Vec<&str> = chosen
+            .tests
+            .iter()
+            .filter(fails)
+            .map(|test| test.name.as_str())
+            .collect();
+        let program = chosen.suite.name;
+        if chosen.suite.together {
+            let first = failed.first();
+            parts.extend(first.map(|name| excerpt::of_together(log, program, name)));
+        } else {
+            parts.extend(excerpt::of_each(log, program, &failed));
+        }
+    }
+    if (!report.ended || parts.is_empty()) && !log.is_empty() {
+        parts.push(excerpt::end_of_all(log));
+    }
+    parts
+}
+
+/// The first sentences, and how many there are more.
+fn capped(failures: &[String]) -> Vec<String> {
+    let mut shown: Vec<String> = failures.iter().take(FAILURES).cloned().collect();
+    let more = failures.len().saturating_sub(FAILURES);
+    if more > 0 {
+        shown.push(format!("and {more} more"));
+    }
+    shown
 }
 
 /// What is wrong with a machine, in words.
@@ -150,7 +190,14 @@ fn cell(report: &Report, tests: &[&Test], together: bool) -> String {
             .map(|test| report.time(test.suite, &test.name))
             .sum()
     };
-    time.map_or_else(|| "ok".to_owned(), |time| format!("ok, {}", duration(time)))
+    let mut words = vec!["ok".to_owned()];
+    words.extend(time.map(duration));
+    for note in tests.iter().filter_map(|test| report.note(test)) {
+        if !words.iter().any(|word| word == note) {
+            words.push(note.to_owned());
+        }
+    }
+    words.join(", ")
 }
 
 #[cfg(test)]
@@ -180,9 +227,13 @@ mod tests {
         report
     }
 
-    const RIGHT: [&str; 4] = [
+    const RIGHT: [&str; 8] = [
         "VM-UP 1.0 6.12",
+        "VM-BEGIN vm sctp::a",
+        "test result: ok. 1 passed; 0 failed",
         "VM-RESULT vm sctp::a 0 1.0 2.0",
+        "VM-BEGIN vm vlan::b",
+        "test result: ok. 1 passed; 0 failed",
         "VM-RESULT vm vlan::b 0 2.0 3.0",
         "VM-END 4.0",
     ];
@@ -208,12 +259,48 @@ mod tests {
         let tests: Vec<&Test> = chosen[0].tests.iter().collect();
         let cell = |lines: &[&str], tests: &[&Test]| cell(&said(lines), tests, false);
         assert_eq!(cell(&RIGHT, &tests), "ok, 2.0 s");
-        assert_eq!(cell(&RIGHT[..2], &tests), "1 WITHOUT RESULT");
+        assert_eq!(cell(&RIGHT[..4], &tests), "1 WITHOUT RESULT");
         let failed = ["VM-RESULT vm sctp::a 1 1.0 2.0"];
         assert_eq!(cell(&failed, &tests), "1 FAILED");
         assert_eq!(
             cell(&["VM-LACKS vm sctp::a SCTP"], &tests[..1]),
             "no SCTP here"
         );
+        let mut noted = RIGHT.to_vec();
+        noted.insert(5, "VM-NOTE no budget for 6.12 yet");
+        assert_eq!(cell(&noted, &tests), "ok, 2.0 s, no budget for 6.12 yet");
+    }
+
+    #[test]
+    fn the_end_of_the_log_is_shown_only_where_a_failed_test_is_not_all_of_it() {
+        let chosen = chosen();
+        let failed = [
+            "VM-UP 1.0 6.12",
+            "VM-BEGIN vm sctp::a",
+            "why",
+            "VM-RESULT vm sctp::a 101 1.0 2.0",
+            "VM-END 4.0",
+        ];
+        let heads = |lines: &[&str]| -> Vec<String> {
+            let log = lines.join("\n");
+            let parts = parts(&said(lines), chosen.first(), &log);
+            parts.into_iter().map(|part| part.head).collect()
+        };
+        let (of_test, end) = (
+            "the end of what vm sctp::a said",
+            "the end of its serial line",
+        );
+        assert_eq!(heads(&failed), [of_test]);
+        assert_eq!(heads(&failed[..4]), [of_test, end]);
+        assert_eq!(heads(&failed[..1]), [end]);
+        assert!(heads(&[]).is_empty(), "nothing was said");
+    }
+
+    #[test]
+    fn a_long_list_of_failures_is_cut() {
+        let failures: Vec<String> = (0..12).map(|at| at.to_string()).collect();
+        assert_eq!(capped(&failures).len(), FAILURES + 1);
+        assert_eq!(capped(&failures)[FAILURES], "and 2 more");
+        assert_eq!(capped(&failures[..10]), failures[..10]);
     }
 }
