@@ -63,7 +63,7 @@ const VERIFIED_MAX: u32 = 1_000_000 / 4 * 3;
 /// Entries of every map here; the verifier does not care how many there are.
 const ENTRIES: u32 = 8;
 
-/// Ranges of masquerade ports in every place for one: each is two more ways for the verifier.
+/// Ranges of masquerade ports in every place for one: the most that a node may have.
 const MOST_PORTS: [u16; 8] = [1024, 29_999, 32_768, 40_000, 50_000, 59_999, 61_000, 65_535];
 
 #[test]

@@ -7,7 +7,7 @@
 
 use std::fs;
 
-use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
+use nix::sys::resource::{Resource, getrlimit};
 
 use super::error::DatapathError;
 use super::kernel::{Feature, has};
@@ -25,6 +25,9 @@ const NEEDED: [(u32, &str); 3] = [
 const SYS_ADMIN: u64 = 1 << 21;
 /// `CAP_SYS_RESOURCE`, whose holders raise their own limits.
 const SYS_RESOURCE: u64 = 1 << 24;
+
+/// Bytes that tables and programs of the usual sizes stay below.
+const LOCKED_ENOUGH: u64 = 1 << 30;
 
 /// Refuses to go on without what it takes.
 pub(super) fn check() -> Result<(), DatapathError> {
@@ -45,7 +48,7 @@ pub(super) fn check() -> Result<(), DatapathError> {
 
 fn has_memory_limit() -> bool {
     let limit = getrlimit(Resource::RLIMIT_MEMLOCK);
-    limit.is_ok_and(|(_, most)| most != RLIM_INFINITY)
+    limit.is_ok_and(|(_, most)| most < LOCKED_ENOUGH)
 }
 
 /// The effective set in the text of `/proc/PID/status`.

@@ -169,6 +169,8 @@ impl Budget {
             grown.extend(growth);
             blessed.push((key, value));
         }
+        // One whose line was lost must not come back at any size.
+        grown.extend(self.gone(kernel, rows));
         if reason.is_none() && !grown.is_empty() {
             return Err(format!(
                 "not blessed without a reason, on Linux {kernel}:\n{}\nsay why that is worth it: {HOW}",
@@ -180,6 +182,15 @@ impl Budget {
         Ok(())
     }
 
+    /// Programs of the budget without a row.
+    fn gone(&self, kernel: &str, rows: &[Row]) -> Vec<String> {
+        let blessed = self.0.keys().filter(|(of, _)| of == kernel);
+        blessed
+            .filter(|(_, program)| !rows.iter().any(|row| row.program == *program))
+            .map(|(_, program)| format!("{program} is in the budget and was not measured"))
+            .collect()
+    }
+
     /// What is worse than blessed, one sentence each.
     pub(crate) fn compare(&self, kernel: &str, rows: &[Row]) -> Vec<String> {
         let mut wrong = Vec::new();
@@ -189,11 +200,7 @@ impl Budget {
                 None => wrong.push(format!("{} has no row in the budget", row.program)),
             }
         }
-        for (of, program) in self.0.keys() {
-            if of == kernel && !rows.iter().any(|row| row.program == *program) {
-                wrong.push(format!("{program} is in the budget and not in the object"));
-            }
-        }
+        wrong.extend(self.gone(kernel, rows));
         if !wrong.is_empty() {
             wrong.push(format!("if that is meant, say why: {HOW}"));
         }
@@ -319,7 +326,8 @@ mod tests {
     #[test]
     fn what_has_not_grown_is_blessed_without_a_reason() {
         let mut budget = blessed();
-        let rows = [row("a", 1100, 110, 64), row("c", 9000, 90, 448)];
+        let mut rows = with(row("a", 1100, 110, 64)).to_vec();
+        rows.push(row("c", 9000, 90, 448));
         budget.bless("6.18", &rows, None).unwrap();
         assert_eq!(budget.compare("6.18", &rows), [""; 0]);
     }
@@ -342,6 +350,16 @@ mod tests {
             row("a", 900, 80, 320),
             "what it once needed is enough"
         );
+    }
+
+    #[test]
+    fn a_program_goes_with_a_reason_only() {
+        let rows = [row("a", 1000, 100, 320)];
+        let mut budget = blessed();
+        let refused = budget.bless("6.18", &rows, None).unwrap_err();
+        assert!(refused.contains("b is in the budget"), "{refused}");
+        budget.bless("6.18", &rows, Some("b is no more")).unwrap();
+        assert_eq!(budget.compare("6.18", &rows), [""; 0]);
     }
 
     #[test]
