@@ -4,13 +4,17 @@
 //! **Invariant:** nothing that was started here outlives what waits for it.
 //! Read next: process.rs, programs that are waited for at once.
 
+use std::os::unix::process::CommandExt as _;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
 use crate::process::typed;
+
+/// How long programs may clean up that were told to end.
+const CLEANING: Duration = Duration::from_secs(10);
 
 /// The processes that descend from one, parents first.
 pub(crate) fn descendants(pid: u32) -> Vec<String> {
@@ -42,7 +46,14 @@ pub(crate) fn signal(signal: &str, pids: &[String]) {
     drop(kill.status());
 }
 
-/// A program in the background.
+/// Whether a process is there and has not ended; one that nobody has waited for yet has.
+fn lives(pid: &str) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    !stat.is_empty() && !stat.contains(") Z ")
+}
+
+/// A program in the background, in a group of its own: a terminal's interrupt is not for it, because
+/// what it started would be left behind.
 ///
 /// **Invariant:** when this goes, the program is gone with all that descends from it, whatever groups
 /// these have made for themselves, and it has been waited for.
@@ -51,7 +62,7 @@ pub(crate) struct Background(Child);
 impl Background {
     pub(crate) fn start(command: &mut Command) -> Result<Self> {
         let typed = typed(command);
-        let child = command.spawn();
+        let child = command.process_group(0).spawn();
         Ok(Self(child.with_context(|| format!("start `{typed}`"))?))
     }
 
@@ -86,8 +97,15 @@ impl Drop for Background {
         if matches!(self.0.try_wait(), Ok(Some(_))) {
             return;
         }
-        let below = descendants(self.0.id());
-        // Before the others: it must not start anything more.
+        let pid = self.0.id();
+        // It must not start anything more, and is still the parent by which the others are found.
+        signal("-STOP", &[pid.to_string()]);
+        signal("-INT", &descendants(pid));
+        let until = Instant::now() + CLEANING;
+        while descendants(pid).iter().any(|pid| lives(pid)) && Instant::now() < until {
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+        let below = descendants(pid);
         drop(self.0.kill());
         signal("-KILL", &below);
         drop(self.0.wait());
@@ -99,12 +117,6 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
-
-    fn is_there(pid: &str) -> bool {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        // What nobody has waited for yet has ended, too.
-        !stat.is_empty() && !stat.contains(") Z ")
-    }
 
     #[test]
     fn what_descends_from_a_program_in_the_background_goes_with_it() {
@@ -121,10 +133,31 @@ mod tests {
         }
         assert_eq!(below.len(), 2, "timeout and sleep");
         drop(background);
-        while below.iter().any(|pid| is_there(pid)) && Instant::now() < until {
+        while below.iter().any(|pid| lives(pid)) && Instant::now() < until {
             std::thread::yield_now();
         }
-        assert!(!below.iter().any(|pid| is_there(pid)));
+        assert!(!below.iter().any(|pid| lives(pid)));
+    }
+
+    #[test]
+    fn what_is_told_to_end_may_clean_up() {
+        let mark = format!("lb-xtask-background-{}", std::process::id());
+        let mark = std::env::temp_dir().join(mark);
+        let mut shell = Command::new("sh");
+        shell.env("MARK", &mark).args([
+            "-c",
+            "sh -c 'trap \"echo clean > $MARK; exit\" INT; echo > $MARK; \
+             while :; do sleep 0.05; done'; :",
+        ]);
+        let background = Background::start(&mut shell).unwrap();
+        let until = Instant::now() + Duration::from_secs(20);
+        while !mark.exists() && Instant::now() < until {
+            std::thread::yield_now();
+        }
+        drop(background);
+        let left = std::fs::read_to_string(&mark).unwrap();
+        std::fs::remove_file(&mark).unwrap();
+        assert_eq!(left, "clean\n");
     }
 
     #[test]
@@ -152,6 +185,6 @@ mod tests {
         assert!(descendants(std::process::id()).contains(&pid));
         drop(stop);
         thread.join().unwrap();
-        assert!(!is_there(&pid));
+        assert!(!lives(&pid));
     }
 }

@@ -97,18 +97,32 @@ pub(super) fn read(machine: &mut Command, reader: &mut Reader<'_>) -> Result<Rep
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(errors);
+    let (mut report, found) = follow(machine, reader, &mut file)?;
+    // In the log, too: it is read again.
+    if let Some(sentence) = found {
+        let line = format!("VM-BROKEN {sentence}");
+        writeln!(file, "{line}").context("write the log")?;
+        report.read(&line);
+    }
+    Ok(report)
+}
+
+/// Reads along; gives what was said, and what is wrong with the machine itself.
+fn follow(
+    machine: &mut Command,
+    reader: &mut Reader<'_>,
+    file: &mut File,
+) -> Result<(Report, Option<String>)> {
     let mut machine = Background::start(machine)?;
     let lines = lines(machine.stdout().context("read the serial line")?);
     let mut report = Report::default();
     let mut deadline = Deadline::new(reader.limits);
     loop {
         if (reader.stop)() {
-            report.broken.push("interrupted".to_owned());
-            return Ok(report);
+            return Ok((report, Some("interrupted".to_owned())));
         }
         let Some(left) = deadline.left() else {
-            report.broken.push(deadline.passed());
-            return Ok(report);
+            return Ok((report, Some(deadline.passed())));
         };
         match lines.recv_timeout(left.min(LOOK_AROUND)) {
             Ok(line) => {
@@ -119,6 +133,9 @@ pub(super) fn read(machine: &mut Command, reader: &mut Reader<'_>) -> Result<Rep
                 if news == Some(News::Up) {
                     deadline.begin_tests();
                 }
+                if report.ended {
+                    deadline.end();
+                }
                 (reader.tell)(news, line);
             }
             Err(RecvTimeoutError::Timeout) => {}
@@ -127,18 +144,13 @@ pub(super) fn read(machine: &mut Command, reader: &mut Reader<'_>) -> Result<Rep
     }
     let status = machine.ends_within(LAST_WORDS)?;
     // A terminal interrupts machines, too, and these may call that a good end.
-    if (reader.stop)() {
-        report.broken.push("interrupted".to_owned());
-        return Ok(report);
-    }
-    match status {
-        Some(status) if status.success() => {}
-        Some(status) => report.broken.push(format!("its process failed ({status})")),
-        None => report
-            .broken
-            .push("said nothing more, and did not end".to_owned()),
-    }
-    Ok(report)
+    let found = match status {
+        _ if (reader.stop)() => Some("interrupted".to_owned()),
+        Some(status) if status.success() => None,
+        Some(status) => Some(format!("its process failed ({status})")),
+        None => Some("said nothing more, and did not end".to_owned()),
+    };
+    Ok((report, found))
 }
 
 /// The lines of the serial line, until whoever listens is gone.
@@ -177,6 +189,11 @@ impl Deadline {
             self.up = true;
             self.until = Instant::now() + self.limits.tests;
         }
+    }
+
+    /// All is said; only the last words of the machine itself may follow.
+    fn end(&mut self) {
+        self.until = self.until.min(Instant::now() + LAST_WORDS);
     }
 
     /// Time left; none if it has passed.
@@ -223,7 +240,10 @@ mod tests {
         assert!(start.elapsed() < LONG / 2, "{name}: {:?}", start.elapsed());
         let text = fs::read_to_string(&log).unwrap();
         fs::remove_file(&log).unwrap();
-        assert_eq!(text.lines().collect::<Vec<_>>(), heard);
+        let (found, said): (Vec<_>, Vec<_>) =
+            text.lines().partition(|line| line.starts_with("VM-BROKEN"));
+        assert_eq!(said, heard);
+        assert_eq!(found.len(), report.broken.len(), "it can be read again");
         report
     }
 

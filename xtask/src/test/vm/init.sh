@@ -9,8 +9,12 @@ mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 mount -t tmpfs tmp /tmp
 mount -t tmpfs run /run
-# Followed from the start: the kernel keeps only so much, and tests make it say a lot.
-cat /dev/kmsg > /tmp/kmsg 2> /dev/null &
+# Followed from the start: the kernel keeps only so much, and tests make it say a lot. Whoever reads too
+# slowly is thrown out, and begins again with what there is.
+while :; do
+    cat /dev/kmsg
+    sleep 1
+done >> /tmp/kmsg 2> /dev/null &
 mount -t bpf bpf /sys/fs/bpf
 mount -t cgroup2 cgroup /sys/fs/cgroup
 while read -r module; do

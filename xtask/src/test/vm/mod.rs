@@ -46,7 +46,7 @@ use crate::process::{interrupted, is_root, wait_through_interrupts};
 const BOOT_LIMIT: Duration = Duration::from_mins(3);
 /// How long all tests of a machine may take together.
 const TESTS_LIMIT: Duration = Duration::from_mins(40);
-/// The same of the short list, which takes a minute and is part of all tests.
+/// The same of the short list, which takes three and is part of all tests.
 const QUICK_LIMIT: Duration = Duration::from_mins(6);
 /// The program whose tests are for machines only.
 pub(super) const PROGRAM: &str = "vm";

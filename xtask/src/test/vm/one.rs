@@ -69,8 +69,13 @@ impl Common<'_> {
         fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
         let report = self.run_in(&dir, which, chosen, log);
         // What a machine was made of is of no use to a person.
-        fs::remove_dir_all(&dir).with_context(|| format!("remove {}", dir.display()))?;
-        report
+        let removed = fs::remove_dir_all(&dir);
+        let mut report = report?;
+        if let Err(error) = removed {
+            let left = format!("remove {}: {error}", dir.display());
+            report.broken.push(left);
+        }
+        Ok(report)
     }
 
     fn run_in(&self, dir: &Path, which: Which, chosen: &Chosen, log: &Path) -> Result<Report> {

@@ -109,6 +109,7 @@ impl Report {
             }
             ("VM-DOCTOR", _) => self.doctor = Some(rest.to_owned()),
             ("VM-BEGIN", [program, name]) => {
+                self.leave_section();
                 self.section = Some(Section {
                     full: rest.to_owned(),
                     program: (*program).to_owned(),
@@ -130,10 +131,23 @@ impl Report {
                 }
             }
             ("VM-BROKEN", _) => self.broken.push(rest.to_owned()),
-            ("VM-END", [_]) => self.ended = true,
+            ("VM-END", [_]) => {
+                self.leave_section();
+                self.ended = true;
+            }
             _ => {}
         }
         None
+    }
+
+    /// Whatever comes next, a process without a result has not ended well; tests that it ran with others
+    /// do not miss it.
+    fn leave_section(&mut self) {
+        let section = self.section.take();
+        if let Some(section) = section.filter(|section| section.together) {
+            let program = section.program;
+            self.broken.push(format!("{program} has no result"));
+        }
     }
 
     fn end(
@@ -290,6 +304,20 @@ mod tests {
         assert_eq!(said.budget, ["6.1 lb_clock 2 0 32", "6.1 lb_tc 20 1 64"]);
         assert_eq!(said.note(&test("a")), Some("no budget for 6.1 yet"));
         assert_eq!(said.note(&test("b")), None);
+    }
+
+    #[test]
+    fn tests_that_passed_together_do_not_hide_that_their_process_said_nothing_of_its_end() {
+        let mut lines = vec![
+            "VM-BEGIN vm -",
+            "test a ... ok",
+            "[ 9.0] eth0: renamedVM-RES",
+            "VM-END 9.0",
+        ];
+        assert_eq!(report(&lines).broken, ["vm has no result"]);
+        lines[2] = "[ 9.0] eth0: renamedVM-RESULT vm - 0 1.0 9.0";
+        let said = report(&lines);
+        assert!(said.broken.is_empty() && said.of(&test("a")) == Verdict::Passed);
     }
 
     #[test]
