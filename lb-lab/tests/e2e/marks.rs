@@ -184,11 +184,16 @@ fn flannel(node: &Node, spare_marked: bool) -> String {
         ("ip6", CLUSTER_CIDR_V6, node.pod_cidr_v6(), "ff00::/8"),
     ];
     for (ip, cluster, pods, multicast) in families {
+        // Not the whole range for datagrams: of the numbers of UDP node ports see the README's limits.
+        let ports = "to :1024-29999";
         for rule in [
             format!("{ip} saddr {pods} {ip} daddr {cluster} return"),
             format!("{ip} saddr {cluster} {ip} daddr {pods} return"),
             format!("{ip} saddr != {cluster} {ip} daddr {pods} return"),
             format!("{ip} saddr {cluster} {ip} daddr != {multicast} masquerade fully-random"),
+            format!(
+                "{ip} saddr != {cluster} {ip} daddr {cluster} meta l4proto udp masquerade {ports} fully-random"
+            ),
             format!("{ip} saddr != {cluster} {ip} daddr {cluster} masquerade fully-random"),
         ] {
             writeln!(text, "    {rule}").unwrap();
