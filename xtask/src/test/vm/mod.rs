@@ -85,13 +85,18 @@ pub(crate) struct Vm {
     loud: bool,
 }
 
-/// Whether there can be machines here; an error says why not.
-pub(super) fn possible() -> Result<()> {
+/// Why there cannot be machines here, whatever anybody does about it.
+pub(super) fn impossible() -> Option<&'static str> {
     if std::env::consts::ARCH != "x86_64" {
-        bail!("needs x86-64: the machines are emulated for that only");
+        return Some("needs x86-64: the machines are emulated for that only");
     }
-    if !Archive::is_of_debian() {
-        bail!("needs a Debian, whose archive has the kernels");
+    (!Archive::is_of_debian()).then_some("needs a Debian, whose archive has the kernels")
+}
+
+/// Whether there can be machines here; an error says why not.
+fn possible() -> Result<()> {
+    if let Some(why) = impossible() {
+        bail!(why);
     }
     Archive::of_this_machine().context("find Debian's archive, which has the kernels")?;
     Ok(())
@@ -105,6 +110,7 @@ pub(super) fn quick() -> Result<(u64, u64)> {
         quick: true,
         ..Vm::default()
     };
+    possible()?;
     vm.on_all()
 }
 
