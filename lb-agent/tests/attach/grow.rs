@@ -18,6 +18,7 @@ use lb_agent::plan::node::PlanOptions;
 use lb_agent::reconcile::{Reconciler, Settings};
 use lb_agent::tables::{ApplyError, Growth, Tables as _};
 use lb_common::abi::names;
+use lb_lab::bound;
 
 use crate::filling::{Node, Traffic, pinned, pods, programs_of, small, uses, writes};
 use crate::support::{Pod, filters, on_a_node};
@@ -30,6 +31,11 @@ const GROWING: [&str; 6] = [
     names::BACKENDS_V6,
     names::SRC_RANGES_V4,
 ];
+
+/// Whether bounds are longer here than usual.
+fn is_slow() -> bool {
+    bound(Duration::from_secs(1)) > Duration::from_secs(1)
+}
 
 fn grow_under_traffic(config: &DatapathConfig, (client, backend): &(Pod, Pod)) {
     let mut node = Node::start(config, TableContent::default());
@@ -45,10 +51,11 @@ fn grow_under_traffic(config: &DatapathConfig, (client, backend): &(Pod, Pod)) {
     for name in GROWING {
         assert_eq!(pinned(&config.bpffs, name).1, 256, "{name}");
     }
-    // Twice, and where processors are slow a map may ask when the others' growth has begun.
     let times = *node.datapath.grown().borrow();
-    let each_alone = 2 * u64::try_from(GROWING.len()).unwrap();
-    assert!((2..=each_alone).contains(&times), "{times}");
+    // On an emulated processor a map may ask when the others' growth has begun.
+    let most = if is_slow() { 2 * GROWING.len() } else { 2 };
+    let all_at_once = 2..=u64::try_from(most).unwrap();
+    assert!(all_at_once.contains(&times), "{times} times");
     assert!(!config.bpffs.join("next").exists());
     assert_eq!(node.datapath.repairs(), 0);
     // The sizes stay, whatever a new agent would have begun with.

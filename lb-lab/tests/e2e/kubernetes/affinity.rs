@@ -54,13 +54,12 @@ fn udp_ask(client: &Host, remote: SocketAddr) -> String {
     client.run(ask).unwrap().unwrap()
 }
 
-/// The names in a row of answers; a row that took half as long as an entry may live is done again: the
-/// kernel's ticks may lag behind on a machine that shares its processors, and catch up within a row.
+/// The names in a row of answers; a row that took as long as an entry may live is done again.
 fn names(mut ask: impl FnMut() -> String) -> BTreeSet<String> {
     loop {
         let begun = Instant::now();
         let names = (0..IN_A_ROW).map(|_| ask()).collect();
-        if begun.elapsed() < TIMEOUT / 2 {
+        if begun.elapsed() < TIMEOUT {
             return names;
         }
     }
