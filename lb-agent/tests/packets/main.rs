@@ -28,6 +28,7 @@ mod masquerade;
 mod message;
 mod neighbours;
 mod pool;
+mod port_pool;
 mod reject;
 mod reselect;
 mod sctp;

@@ -17,7 +17,7 @@ use super::kernel::{Entry, Hook, Sizes, Verdict};
 use super::wire::{ACK, PSH, Proto, SYN, Segment};
 
 /// The bit of the mark that is compiled in.
-const MARK: u32 = 0x4000;
+pub(crate) const MARK: u32 = 0x4000;
 /// What someone else keeps in the mark.
 const OTHERS: u32 = 0x8a00_0a05;
 /// The loopback.
@@ -55,7 +55,7 @@ fn wrong(case: &Case) -> IpAddr {
 }
 
 /// Puts the node's addresses into the tables: what leaves towards pods gets `node`.
-fn give_addresses(case: &mut Case) {
+pub(crate) fn give_addresses(case: &mut Case) {
     let (node, wrong) = (node(case), wrong(case));
     let (whole, pods, everything) = match case.family {
         Family::V4 => (32, ([10, 244, 0, 0].into(), 16), ([0; 4].into(), 0)),
@@ -259,7 +259,7 @@ fn another_bit_of_the_mark_does_as_well_and_ours_is_then_someone_elses() {
 }
 
 /// A packet of the client that is at egress already and that no entry of ours knows.
-fn foreign(case: &Case, client_port: u16) -> Segment {
+pub(crate) fn foreign(case: &Case, client_port: u16) -> Segment {
     let client = SocketAddr::from((case.client().ip(), client_port));
     case.opening(case.backend(0)).from(client)
 }
