@@ -2,8 +2,7 @@
 //! Boots a machine, or runs tests on the machine's own kernel, and reads what is said until the end.
 //!
 //! **Invariant:** by software emulation always: the same everywhere, also inside other machines;
-//! what has not ended in time, or is not wanted any
-//! more, is killed. Read next: report.rs, what is read.
+//! what has not ended in time, or is not wanted any more, is killed. Read next: report.rs, what is read.
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -51,7 +50,9 @@ pub(super) fn machine(kernel: &Kernel, initramfs: &Path) -> Command {
     let mut qemu = Command::new("qemu-system-x86_64");
     qemu.args([
         "-accel",
-        "tcg,thread=multi",
+        // With a thread for each processor, emulators before 8.1 lose what one processor writes into
+        // code that another one is translating.
+        "tcg,thread=single",
         "-cpu",
         "max",
         "-smp",

@@ -11,12 +11,25 @@ use super::report::TOGETHER;
 const LINES: usize = 40;
 /// Parts that are shown.
 const PARTS: usize = 10;
+/// How a kernel begins to tell that it broke, after the time; what is before that may be anybody's.
+const MARKS: [&str; 4] = ["] BUG: ", "] kernel BUG at ", "] Oops: ", "] Kernel panic "];
 
 /// A part of a log, and what it is.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Part<'a> {
     pub(super) head: String,
     pub(super) lines: Vec<&'a str>,
+}
+
+/// Where the kernel first says that it broke: what follows from that is often longer than the end.
+pub(super) fn oops(log: &str) -> Option<Part<'_>> {
+    let breaks = |line: &&str| MARKS.iter().any(|mark| line.contains(mark));
+    let mut lines = log.lines().skip_while(|line| !breaks(line)).peekable();
+    lines.peek()?;
+    Some(Part {
+        head: "where its kernel broke".to_owned(),
+        lines: lines.take(LINES).collect(),
+    })
 }
 
 /// The end of the whole log.
@@ -102,6 +115,23 @@ mod tests {
         assert_eq!(lines.last(), Some(&"test result: FAILED. 0 passed"));
         assert_eq!(end_of_all(&log).lines.last(), Some(&"VM-END 5.0"));
         assert_eq!(end_of_all(&log).lines.len(), LINES);
+    }
+
+    #[test]
+    fn a_broken_kernel_is_shown_from_where_it_broke() {
+        let log = format!(
+            "[ 1.0] x86: fine\nBooting from ROM..[ 2.1] Oops: int3: 0000 [#1] SMP NOPTI\n{}[ 2.3] Kernel panic - end\n",
+            "[ 2.2]  a function\n".repeat(50)
+        );
+        let lines = oops(&log).unwrap().lines;
+        assert_eq!(
+            lines[0],
+            "Booting from ROM..[ 2.1] Oops: int3: 0000 [#1] SMP NOPTI"
+        );
+        assert_eq!(lines.len(), LINES);
+        let short = "[ 2.3] Kernel panic - not syncing: no init\n[ 2.4] Rebooting\n";
+        assert_eq!(oops(short).unwrap().lines.len(), 2);
+        assert_eq!(oops("[ 1.0] fine\na test says BUG: none\n"), None);
     }
 
     #[test]

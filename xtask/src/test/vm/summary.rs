@@ -81,6 +81,7 @@ fn parts<'a>(report: &Report, chosen: Option<&Chosen>, log: &'a str) -> Vec<Part
         }
     }
     if (!report.ended || parts.is_empty()) && !log.is_empty() {
+        parts.extend(excerpt::oops(log));
         parts.push(excerpt::end_of_all(log));
     }
     parts
@@ -293,6 +294,8 @@ mod tests {
         assert_eq!(heads(&failed), [of_test]);
         assert_eq!(heads(&failed[..4]), [of_test, end]);
         assert_eq!(heads(&failed[..1]), [end]);
+        let broken = ["[ 2.1] Oops: int3: 0000 [#1] SMP NOPTI"];
+        assert_eq!(heads(&broken), ["where its kernel broke", end]);
         assert!(heads(&[]).is_empty(), "nothing was said");
     }
 
