@@ -108,7 +108,7 @@ const GOLDEN: Stage = Stage {
 };
 const BPF: Stage = Stage {
     name: "bpf",
-    expression: "not package(lb-lab) & kind(test) & not (binary(=scenarios) | binary(=kubernetes) | binary(=apifaults))",
+    expression: "not package(lb-lab) & kind(test) & not (binary(=scenarios) | binary(=kubernetes) | binary(=apifaults) | binary(=packets))",
     selects: |package, kind, name| {
         package != "lb-lab" && kind == "test" && !GOLDEN_TESTS.contains(&name)
     },
@@ -128,9 +128,14 @@ const NET: Stage = Stage {
 };
 const ALL: [Stage; 4] = [UNIT, GOLDEN, BPF, NET];
 
+/// The test program whose tests run in one process always, because they share loaded programs: the
+/// kernel's verifier is most of what each would do alone.
+const TOGETHER: [&str; 2] = ["lb-agent", "packets"];
+
 /// What was built, and by whom it is run.
 enum Built {
-    Nextest,
+    /// Beside what nextest knows by itself, the program that runs as one process.
+    Nextest(Vec<plain::Program>),
     Plain(Vec<plain::Program>),
 }
 
@@ -183,7 +188,10 @@ fn run_stages(stages: &[Stage], filter: Option<&str>, soak: bool, runner: Runner
     }
     let built = if nextest {
         nextest::build()?;
-        Built::Nextest
+        let [package, name] = TOGETHER;
+        let mut programs = plain::build_these(&["--test", name])?;
+        programs.retain(|program| program.is_test(package, name));
+        Built::Nextest(programs)
     } else {
         Built::Plain(plain::build()?)
     };
@@ -232,14 +240,17 @@ fn run_stage(built: &Built, stage: &Stage, filter: Option<&str>, soak: bool) -> 
     {
         return Ok(outcome);
     }
-    let mut counts = match built {
-        Built::Nextest => nextest::run_stage(stage, filter, soak)?,
-        Built::Plain(programs) => plain::run_stage(programs, stage, filter, soak)?,
+    let mut counts = Counts::default();
+    let programs = match built {
+        Built::Nextest(programs) => {
+            counts.add(nextest::run_stage(stage, filter, soak)?);
+            programs
+        }
+        Built::Plain(programs) => programs,
     };
+    counts.add(plain::run_stage(programs, stage, filter, soak)?);
     if stage.has_examples {
-        let examples = plain::run_examples(filter)?;
-        counts.passed += examples.passed;
-        counts.failed += examples.failed;
+        counts.add(plain::run_examples(filter)?);
     }
     Ok(Outcome::of(counts, filter))
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Runs stages with cargo-nextest: each test in a process of its own, with a timeout.
+//! Runs stages with cargo-nextest: each test in a process of its own, with a timeout; but for one program,
+//! which plain.rs runs.
 //!
 //! **Invariant:** all stages select from one build of the whole workspace, so nothing compiles twice.
 //! Read next: .config/nextest.toml, for which tests run alone.

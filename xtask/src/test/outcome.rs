@@ -18,6 +18,13 @@ pub(super) struct Counts {
     pub(super) failed: u64,
 }
 
+impl Counts {
+    pub(super) const fn add(&mut self, part: Self) {
+        self.passed += part.passed;
+        self.failed += part.failed;
+    }
+}
+
 /// What became of a stage.
 #[derive(Default)]
 pub(super) struct Outcome {

@@ -101,9 +101,7 @@ pub(super) fn run_stage(
         .iter()
         .filter(|p| (stage.selects)(&p.package, &p.kind, &p.name));
     for program in selected {
-        let counts = run_program(program, stage, filter, soak)?;
-        total.passed += counts.passed;
-        total.failed += counts.failed;
+        total.add(run_program(program, stage, filter, soak)?);
     }
     Ok(total)
 }
@@ -143,8 +141,7 @@ fn counted(test: &mut Command, path: &Path) -> Result<Counts> {
             let line = line.context("read what the tests print")?;
             eprintln!("{line}");
             if let Some(part) = summary(&line) {
-                counts.passed += part.passed;
-                counts.failed += part.failed;
+                counts.add(part);
             }
         }
     }
