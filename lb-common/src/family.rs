@@ -30,10 +30,11 @@ pub unsafe trait Address:
     fn from_number(number: u64) -> Self;
 }
 
-/// The same word. On BPF the optimiser does not see through it, or it would make four words that
-/// are copied into one `memmove`, which is a loop over bytes there.
+/// The same word. On BPF the optimiser does not see through it: words that are copied or zeroed in a
+/// row would become one `memmove` or `memset`, which is a loop over bytes there, and arithmetic that
+/// stands for a comparison would become a branch.
 #[inline(always)]
-fn opaque(word: u32) -> u32 {
+pub fn opaque(word: u32) -> u32 {
     #[cfg(target_arch = "bpf")]
     {
         let mut same = word;

@@ -8,5 +8,5 @@ mod family;
 pub mod hash;
 mod reason;
 
-pub use family::{Address, Family, V4, V6};
+pub use family::{Address, Family, V4, V6, opaque};
 pub use reason::{Class, Reason};

@@ -11,7 +11,7 @@
 //! **Invariant:** keys hold the tuple exactly as it is on the wire at our hook.
 
 use super::plain;
-use crate::Address;
+use crate::{Address, opaque};
 
 /// Which way packets go: whose bits of [`ConnState`] they set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -272,8 +272,13 @@ impl<A: Address> Conn<A> {
 
 impl<A: Copy> Conn<A> {
     /// An entry of a flow that has just begun and is forwarded by routing.
+    ///
+    /// For the reason of [`Self::take_over`], the compiler is not told that zero is zero.
     #[inline(always)]
-    pub const fn new(action: Action, peer: (A, u16), client_port: u16, now: u32) -> Self {
+    pub fn new(action: Action, peer: (A, u16), client_port: u16, now: u32) -> Self {
+        let zero = opaque(0);
+        #[expect(clippy::cast_possible_truncation, reason = "zero")]
+        let no_flags = zero as u8;
         Self {
             #[cfg(feature = "layout-next")]
             _room: [0; 2],
@@ -284,17 +289,17 @@ impl<A: Copy> Conn<A> {
             request_seen: 0,
             reply_seen: 0,
             action: action as u8,
-            flags: 0,
+            flags: no_flags,
             next_hop: [0; 6],
             hop: Hop::Routed as u8,
             _pad: 0,
-            packets: 0,
-            bytes: [0; 2],
-            validated: 0,
-            service: 0,
-            backend: 0,
-            epoch: 0,
-            generation: 0,
+            packets: zero,
+            bytes: [zero, zero],
+            validated: zero,
+            service: zero,
+            backend: zero,
+            epoch: zero,
+            generation: zero,
             opened: now,
             reserved: 0,
         }

@@ -147,6 +147,8 @@ pub struct Work<A> {
     pub pair: Conn<A>,
     /// Key of another flow's entry.
     pub other_key: ConnKey<A>,
+    /// Length of the link-layer header, in bytes; what carries decisions out wants to know.
+    pub l2: u32,
 }
 
 impl<A: Address> Work<A>
@@ -176,6 +178,7 @@ where
             pair_key: ConnKey::zeroed(),
             pair: Conn::zeroed(),
             other_key: ConnKey::zeroed(),
+            l2: 0,
         }
     }
 }
