@@ -5,8 +5,9 @@
 //! failure is seen by whoever counts failures. Use them inside [`crate::Host::run`].
 //! Read next: `server`, the other side.
 
-use std::io::{BufReader, Read as _, Write as _};
+use std::io::{self, BufReader, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -234,14 +235,41 @@ pub struct UdpClient {
     remote: SocketAddr,
 }
 
+/// Ports of datagrams for which none is named: below those of node ports and of the kernel's own choice.
+const OWN_PORTS: std::ops::Range<u16> = 10_000..30_000;
+
+/// The next of them, before the range is applied.
+static NEXT_OWN_PORT: AtomicU16 = AtomicU16::new(0);
+
+/// Binds a socket to a port that none of the last 20,000 of this process had.
+///
+/// Not to one that the kernel chooses: it may choose that of an earlier socket, whose flow lives on for
+/// a while, and its backend with it.
+fn bind_own_port(socket: &Socket, remote: SocketAddr) -> io::Result<()> {
+    for _ in OWN_PORTS {
+        let next = NEXT_OWN_PORT.fetch_add(1, Ordering::Relaxed);
+        let port = OWN_PORTS.start + next % (OWN_PORTS.end - OWN_PORTS.start);
+        match socket.bind(&any(remote, port).into()) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+            result => return result,
+        }
+    }
+    Err(io::ErrorKind::AddrInUse.into())
+}
+
 impl UdpClient {
-    /// Opens a socket, from a fixed port (with `SO_REUSEADDR`) if one is given.
+    /// Opens a socket, from a fixed port (with `SO_REUSEADDR`) if one is given, else from one of its own,
+    /// which no flow has that may still live.
     pub fn bind(remote: SocketAddr, source_port: Option<u16>) -> Result<Self, LabError> {
         let open = || {
             let domain = Domain::for_address(remote);
             let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
-            socket.set_reuse_address(true)?;
-            socket.bind(&any(remote, source_port.unwrap_or(0)).into())?;
+            if let Some(port) = source_port {
+                socket.set_reuse_address(true)?;
+                socket.bind(&any(remote, port).into())?;
+            } else {
+                bind_own_port(&socket, remote)?;
+            }
             socket.connect(&remote.into())?;
             socket.set_read_timeout(Some(run::bound(TIMEOUT)))?;
             Ok(Self {

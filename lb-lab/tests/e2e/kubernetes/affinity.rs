@@ -7,10 +7,9 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
-use lb_lab::{Host, Place, UdpClient};
+use lb_lab::{Host, Place};
 
 use super::loadbalancer::{balanced, lead_to};
 use super::{NODE_PORT, answered_by, at, cluster, with_node_port, with_spec};
@@ -25,10 +24,6 @@ const EXPIRED: Duration = Duration::from_millis(1_400);
 /// How often an entry may expire and the same one of three backends be chosen again.
 const EXPIRIES: usize = 8;
 
-/// The source port of the next datagram: none twice, and none that the kernel gives out, because the
-/// datagrams of a flow that lives follow it whatever the client's affinity has become.
-static SOURCE_PORT: AtomicU16 = AtomicU16::new(10_000);
-
 fn with_affinity(vip: Vip) -> Vip {
     with_spec(vip, "sessionAffinity: ClientIP")
 }
@@ -41,17 +36,10 @@ fn short(vip: Vip) -> Vip {
 /// The one name that answers all connections and all datagrams of a client.
 fn one_name(client: &Host, remote: SocketAddr) -> [String; 2] {
     let connect = || get(client, remote, "/").body;
-    let ask = || udp_ask(client, remote);
+    let ask = || client.udp_ask(remote, "hostname").unwrap();
     let (tcp, udp) = (names(connect), names(ask));
     assert_eq!((tcp.len(), udp.len()), (1, 1), "{remote}: {tcp:?} {udp:?}");
     [tcp, udp].map(|names| names.first().unwrap().trim_end().to_owned())
-}
-
-/// The name that answers a datagram of a flow of its own.
-fn udp_ask(client: &Host, remote: SocketAddr) -> String {
-    let port = SOURCE_PORT.fetch_add(1, Ordering::Relaxed);
-    let ask = || UdpClient::bind(remote, Some(port))?.ask("hostname");
-    client.run(ask).unwrap().unwrap()
 }
 
 /// The names in a row of answers; a row that took as long as an entry may live is done again.
