@@ -242,7 +242,8 @@ mod hooks {
         work.l2 = l2;
         let work = forget(work);
         // VERIFIER: as read from the record it is one number; either of the two that it can be is walked
-        // to the end otherwise, and verifiers before 6.12 see no other difference.
+        // to the end otherwise, and verifiers before 6.12 see no other difference. Without a header it is
+        // one constant.
         let l2 = if l2 == 0 { 0 } else { work.l2 };
         let mut world = World::new(ctx, l2);
         let mut outcome = step(&mut world, work);

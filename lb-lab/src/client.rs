@@ -7,7 +7,7 @@
 
 use std::io::{self, BufReader, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -235,20 +235,23 @@ pub struct UdpClient {
     remote: SocketAddr,
 }
 
-/// Ports of datagrams for which none is named: below those of node ports and of the kernel's own choice.
-const OWN_PORTS: std::ops::Range<u16> = 10_000..30_000;
+/// Ports of datagrams for which none is named: of those that the kernel chooses from, so neither node
+/// ports nor ports for masqueraded flows, and above those that tests name.
+const OWN_PORTS: std::ops::Range<u16> = 45_000..60_000;
 
 /// The next of them, before the range is applied.
-static NEXT_OWN_PORT: AtomicU16 = AtomicU16::new(0);
+static NEXT_OWN_PORT: AtomicU32 = AtomicU32::new(0);
 
-/// Binds a socket to a port that none of the last 20,000 of this process had.
+/// Binds a socket to a port that no recent socket of this process had.
 ///
 /// Not to one that the kernel chooses: it may choose that of an earlier socket, whose flow lives on for
 /// a while, and its backend with it.
 fn bind_own_port(socket: &Socket, remote: SocketAddr) -> io::Result<()> {
     for _ in OWN_PORTS {
         let next = NEXT_OWN_PORT.fetch_add(1, Ordering::Relaxed);
-        let port = OWN_PORTS.start + next % (OWN_PORTS.end - OWN_PORTS.start);
+        let count = u32::from(OWN_PORTS.end - OWN_PORTS.start);
+        #[expect(clippy::cast_possible_truncation, reason = "less than the range has")]
+        let port = OWN_PORTS.start + (next % count) as u16;
         match socket.bind(&any(remote, port).into()) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
             result => return result,

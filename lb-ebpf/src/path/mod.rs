@@ -147,7 +147,7 @@ pub struct Work<A> {
     pub pair: Conn<A>,
     /// Key of another flow's entry.
     pub other_key: ConnKey<A>,
-    /// Length of the link-layer header, in bytes; what carries decisions out wants to know.
+    /// Length of the link-layer header, in bytes: here so that the verifier knows it no better.
     pub l2: u32,
 }
 

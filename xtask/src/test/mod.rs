@@ -42,7 +42,7 @@ pub(crate) struct Test {
 enum Runner {
     /// cargo-nextest where it is installed, else plain
     Auto,
-    /// cargo-nextest: each test in a process of its own
+    /// cargo-nextest: each test in a process of its own, but those of packets
     Nextest,
     /// The test programs as cargo builds them
     Plain,
@@ -129,8 +129,8 @@ const NET: Stage = Stage {
 const ALL: [Stage; 4] = [UNIT, GOLDEN, BPF, NET];
 
 /// The test program whose tests run in one process always, because they share loaded programs: the
-/// kernel's verifier is most of what each would do alone.
-const TOGETHER: [&str; 2] = ["lb-agent", "packets"];
+/// kernel's verifier is most of what each would do alone. nextest's words for its stage leave it out.
+const ONE_PROCESS: [&str; 2] = ["lb-agent", "packets"];
 
 /// What was built, and by whom it is run.
 enum Built {
@@ -188,9 +188,12 @@ fn run_stages(stages: &[Stage], filter: Option<&str>, soak: bool, runner: Runner
     }
     let built = if nextest {
         nextest::build()?;
-        let [package, name] = TOGETHER;
+        let [package, name] = ONE_PROCESS;
         let mut programs = plain::build_these(&["--test", name])?;
         programs.retain(|program| program.is_test(package, name));
+        if programs.is_empty() {
+            bail!("cargo built no test {name} of {package}");
+        }
         Built::Nextest(programs)
     } else {
         Built::Plain(plain::build()?)

@@ -12,7 +12,15 @@ const LINES: usize = 40;
 /// Parts that are shown.
 const PARTS: usize = 10;
 /// How a kernel begins to tell that it broke, after the time; what is before that may be anybody's.
-const MARKS: [&str; 4] = ["] BUG: ", "] kernel BUG at ", "] Oops: ", "] Kernel panic "];
+const MARKS: [&str; 6] = [
+    "] BUG: ",
+    "] kernel BUG at ",
+    "] watchdog: BUG: ",
+    "] Oops: ",
+    // Older kernels name the trap alone.
+    " [#1] ",
+    "] Kernel panic ",
+];
 
 /// A part of a log, and what it is.
 #[derive(Debug, PartialEq, Eq)]
@@ -129,6 +137,8 @@ mod tests {
             "Booting from ROM..[ 2.1] Oops: int3: 0000 [#1] SMP NOPTI"
         );
         assert_eq!(lines.len(), LINES);
+        let older = "[ 1.0] fine\n[ 2.1] int3: 0000 [#1] SMP NOPTI\n[ 2.3] Kernel panic - end\n";
+        assert_eq!(oops(older).unwrap().lines.len(), 2);
         let short = "[ 2.3] Kernel panic - not syncing: no init\n[ 2.4] Rebooting\n";
         assert_eq!(oops(short).unwrap().lines.len(), 2);
         assert_eq!(oops("[ 1.0] fine\na test says BUG: none\n"), None);
