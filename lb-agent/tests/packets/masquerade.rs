@@ -55,7 +55,7 @@ fn wrong(case: &Case) -> IpAddr {
 }
 
 /// Puts the node's addresses into the tables: what leaves towards pods gets `node`.
-pub(crate) fn give_addresses(case: &mut Case) {
+fn give_addresses(case: &mut Case) {
     let (node, wrong) = (node(case), wrong(case));
     let (whole, pods, everything) = match case.family {
         Family::V4 => (32, ([10, 244, 0, 0].into(), 16), ([0; 4].into(), 0)),
@@ -353,10 +353,10 @@ fn packet_without_a_masquerade_address_is_refused(case: &mut Case) {
     refuses(case, &segment, &[(Reason::NoMasqueradeAddress, 1)], &[]);
 }
 
-#[test]
-fn without_a_free_port_a_packet_is_refused_and_counted_once() {
+/// Runs a check for each protocol and family, on a node that has these ranges of masquerade ports.
+pub(crate) fn with_ports(snat_ports: [u16; 8], check: fn(&Case)) {
     let sizes = Sizes {
-        snat_ports: [50_000, 50_001, 1, 0, 1, 0, 1, 0],
+        snat_ports,
         ..Sizes::default()
     };
     for proto in [Proto::Tcp, Proto::Udp] {
@@ -365,29 +365,36 @@ fn without_a_free_port_a_packet_is_refused_and_counted_once() {
                 return;
             };
             give_addresses(&mut case);
-            let mut entries = Vec::new();
-            let mut take = |segment: &Segment, port: u16| {
-                let masquerade = SocketAddr::from((node(&case), port));
-                let masqueraded = segment.from(masquerade);
-                let (input, output) = ((segment, OTHERS | MARK), (&masqueraded, OTHERS));
-                step(&case, "a port is free", Hook::Egress, input, output);
-                entries.extend(pair(&foreign_flow(&case, segment), masquerade));
-                entries.clone()
-            };
-            // Both ports of the pool by the clients that have them, so no chance is in this.
-            take(&foreign(&case, 50_000), 50_000);
-            let two = take(&foreign(&case, 50_001), 50_001);
-            let third = foreign(&case, NOT_IN_POOL);
-            for count in 1..3 {
-                let counters = [(Reason::NoMasqueradePort, count)];
-                refuses(&case, &third, &counters, &two);
-            }
-            let elsewhere = foreign(&case, 50_000).to(case.backend(1));
-            let three = take(&elsewhere, 50_000);
-            let counters = [(Reason::NoMasqueradePort, 2)];
-            case.check_state("another backend has ports of its own", &counters, three);
+            check(&case);
         }
     }
+}
+
+#[test]
+fn without_a_free_port_a_packet_is_refused_and_counted_once() {
+    with_ports([50_000, 50_001, 1, 0, 1, 0, 1, 0], |case| {
+        let mut entries = Vec::new();
+        let mut take = |segment: &Segment, port: u16| {
+            let masquerade = SocketAddr::from((node(case), port));
+            let masqueraded = segment.from(masquerade);
+            let (input, output) = ((segment, OTHERS | MARK), (&masqueraded, OTHERS));
+            step(case, "a port is free", Hook::Egress, input, output);
+            entries.extend(pair(&foreign_flow(case, segment), masquerade));
+            entries.clone()
+        };
+        // Both ports of the pool by the clients that have them, so no chance is in this.
+        take(&foreign(case, 50_000), 50_000);
+        let two = take(&foreign(case, 50_001), 50_001);
+        let third = foreign(case, NOT_IN_POOL);
+        for count in 1..3 {
+            let counters = [(Reason::NoMasqueradePort, count)];
+            refuses(case, &third, &counters, &two);
+        }
+        let elsewhere = foreign(case, 50_000).to(case.backend(1));
+        let three = take(&elsewhere, 50_000);
+        let counters = [(Reason::NoMasqueradePort, 2)];
+        case.check_state("another backend has ports of its own", &counters, three);
+    });
 }
 
 /// Waits for more ticks than a second of the programs has.

@@ -6,10 +6,10 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use super::case::{Case, Family};
-use super::kernel::{Hook, Sizes, Verdict};
-use super::masquerade::{MARK, foreign, give_addresses};
-use super::wire::{Proto, Segment};
+use super::case::Case;
+use super::kernel::{Hook, Verdict};
+use super::masquerade::{MARK, foreign, with_ports};
+use super::wire::Segment;
 
 /// Ranges with an empty one among them, and the ports in them.
 const RANGES: [u16; 8] = [50_000, 50_001, 1, 0, 50_010, 50_010, 50_020, 50_022];
@@ -30,29 +30,19 @@ fn masqueraded(case: &Case, segment: &Segment) -> u16 {
 
 #[test]
 fn every_port_of_the_ranges_is_given_and_kept_and_none_beside_them() {
-    let sizes = Sizes {
-        snat_ports: RANGES,
-        ..Sizes::default()
-    };
-    for proto in [Proto::Tcp, Proto::Udp] {
-        for family in [Family::V4, Family::V6] {
-            let Some(mut case) = Case::open(proto, family, sizes) else {
-                return;
-            };
-            give_addresses(&mut case);
-            for port in POOL {
-                let kept = masqueraded(&case, &foreign(&case, port));
-                assert_eq!(kept, port, "a client's own port that is free");
-            }
-            let mut given: BTreeMap<u16, u32> = BTreeMap::new();
-            for (own, number) in BESIDE.into_iter().cycle().zip(0..FLOWS) {
-                // Towards a remote of its own, where all of them are free.
-                let remote = SocketAddr::new(case.backend(0).ip(), 10_000 + number);
-                let port = masqueraded(&case, &foreign(&case, own).to(remote));
-                *given.entry(port).or_default() += 1;
-            }
-            assert_eq!(given.keys().copied().collect::<Vec<_>>(), POOL, "{given:?}");
-            assert!(given.values().all(|flows| *flows >= LEAST), "{given:?}");
+    with_ports(RANGES, |case| {
+        for port in POOL {
+            let kept = masqueraded(case, &foreign(case, port));
+            assert_eq!(kept, port, "a client's own port that is free");
         }
-    }
+        let mut given: BTreeMap<u16, u32> = BTreeMap::new();
+        for (own, number) in BESIDE.into_iter().cycle().zip(0..FLOWS) {
+            // Towards a remote of its own, where all of them are free.
+            let remote = SocketAddr::new(case.backend(0).ip(), 10_000 + number);
+            let port = masqueraded(case, &foreign(case, own).to(remote));
+            *given.entry(port).or_default() += 1;
+        }
+        assert_eq!(given.keys().copied().collect::<Vec<_>>(), POOL, "{given:?}");
+        assert!(given.values().all(|flows| *flows >= LEAST), "{given:?}");
+    });
 }
